@@ -1,0 +1,98 @@
+"""The contract of each kind of stage. A stage is passive: one verb, no threads, no timing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from stages.records import Detections, Frame, HostPacket, Identity, Tracks, Truth
+
+Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
+"""Gives a writable C-contiguous uint8 array of the asked shape, (H, W) grey or (H, W, 3) RGB,
+valid until the next `read` returns; in a run it lies in the pinned upload ring."""
+
+
+class Section(BaseModel):
+    """Base of every part of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One picture in host memory, as a source delivers it."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W) grey or (H, W, 3) RGB: the array that `Buffer` gave, filled."""
+    epoch: int
+    captured_ns: int
+    """Monotonic clock, nanoseconds."""
+    captured_unix_ns: int | None = None
+    spacing_mm: tuple[float, float] | None = None
+    """(y, x) millimetres per pixel."""
+    pose: NDArray[np.float64] | None = None
+
+
+class Source(Protocol):
+    """Where pictures come from. Used by one thread, but `close` may come from another."""
+
+    source_id: str
+    size_hw: tuple[int, int]
+    """Of the first picture, known once the source is open."""
+
+    def read(self, buffer: Buffer) -> Picture | None:
+        """The next picture, waiting for its time where the source has a rate; None at the end.
+
+        Raises `SourceError`. The n-th picture read (from 0) becomes frame_id n.
+        """
+
+    def close(self) -> None:
+        """Release everything; a `read` waiting in another thread returns None within 1 s."""
+
+
+@runtime_checkable
+class TruthSource(Protocol):
+    """A source that knows what is in its pictures."""
+
+    def truth(self, frame_id: int) -> Truth:
+        """The truth of the frame that was read as `frame_id`; callable from any thread."""
+
+
+class Detector(Protocol):
+    """Frame to boxes, on the frame's device."""
+
+    class_names: tuple[str, ...]
+
+    def detect(self, frame: Frame) -> Detections:
+        """K rows, best first. No host copy, no host wait."""
+
+
+class Segmenter(Protocol):
+    """Boxes to masks, on the frame's device."""
+
+    identity: Identity
+
+    def segment(self, detections: Detections) -> Tracks:
+        """N slots. No host copy, no host wait."""
+
+
+class Sink(Protocol):
+    """A consumer of finished packets, called by the egress thread only."""
+
+    wants_masks: bool
+    """Whether a packet submitted now should carry masks (a subscriber is there, say).
+    Read by the frame loop's thread, so a plain attribute."""
+
+    def write(self, packet: HostPacket) -> None:
+        """Take one packet; must not block."""
+
+    def poll(self) -> None:
+        """Look after the outside (new subscribers, say); called every few milliseconds."""
+
+    def close(self) -> None:
+        """Flush and release; no `write` follows."""

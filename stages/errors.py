@@ -1,0 +1,32 @@
+"""Errors a person may see: one line each, naming what was wrong and what was expected."""
+
+from __future__ import annotations
+
+
+class MaskstreamError(Exception):
+    """Base of every error whose message is meant for the person at the terminal."""
+
+    exit_code = 1
+
+
+class ConfigError(MaskstreamError):
+    """The configuration, or a file it names, cannot be used; found before the run starts."""
+
+    exit_code = 78
+
+
+class SourceError(MaskstreamError):
+    """The source cannot be opened or read."""
+
+
+class StageError(MaskstreamError):
+    """A stage failed on a frame; raised `from` its cause."""
+
+    def __init__(self, stage: str, frame_id: int, reason: str) -> None:
+        super().__init__(f"{stage}: frame {frame_id}: {reason}")
+        self.stage = stage
+        self.frame_id = frame_id
+
+
+class ResidencyError(MaskstreamError):
+    """The residency audit caught an operation that copies to, or waits for, the host."""

@@ -1,0 +1,85 @@
+"""The host side of a result, in numpy only: what a subscriber needs never imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESULT_SCHEMA = 1
+Identity = Literal["tracked", "none"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Record:
+    """Shape-only `repr`, so that printing a record never reads the device."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{f.name}={_brief(getattr(self, f.name))}" for f in fields(self))
+        return f"{type(self).__name__}({shown})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PacketInfo(Record):
+    """What the host knows of a result without asking the device."""
+
+    source_id: str
+    epoch: int
+    frame_id: int
+    captured_ns: int
+    grabbed_ns: int
+    captured_unix_ns: int | None
+    size_hw: tuple[int, int]
+    spacing_mm: tuple[float, float] | None
+    pose: NDArray[np.float64] | None
+    identity: Identity
+    """`tracked`, or `none` while each frame is segmented afresh."""
+    stale: bool = False
+    schema: int = RESULT_SCHEMA
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class HostPacket(Record):
+    """A `ResultPacket` in numpy, cut to its valid rows (n of them); made by `ToHost` alone
+    (and by the legacy `as_numpy` chain, which works on the host from Segment on)."""
+
+    info: PacketInfo
+    object_ids: NDArray[np.int64]
+    class_ids: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    presence: NDArray[np.float32]
+    quality: NDArray[np.float32]
+    mask_age_frames: NDArray[np.int32]
+    mask_boxes_xyxy: NDArray[np.int32]
+    area_px: NDArray[np.int32]
+    centroids_xy: NDArray[np.float32]
+    masks: NDArray[np.uint8] | None = None
+    """uint8 (n, H, ceil(W / 8)); None when no consumer asked for masks."""
+    logits: NDArray[np.float32] | None = None
+
+    def mask(self, row: int) -> NDArray[np.bool_]:
+        """The bool (H, W) mask of one row; raises `ValueError` where the packet carries none."""
+        if self.masks is None:
+            raise ValueError("this packet carries no masks")
+        width = self.info.size_hw[1]
+        return np.unpackbits(self.masks[row], axis=-1, count=width).astype(np.bool_)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Truth(Record):
+    """What a synthetic source knows to be in one of its frames."""
+
+    frame_id: int
+    object_ids: NDArray[np.int64]
+    class_ids: NDArray[np.int32]
+    masks: NDArray[np.bool_]
+    """bool (n, H, W), visible pixels, disjoint."""
+    counted: NDArray[np.bool_]
+    """bool (n,), large and thick enough to be judged by."""
+
+
+def _brief(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return repr(value) if shape is None else f"{getattr(value, 'dtype', '')}{tuple(shape)}"
