@@ -152,6 +152,15 @@ class HostCopies(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PacketsSent(Event):
+    """Result packets handed to the transport since the last such event."""
+
+    event: ClassVar[str] = "packets_sent"
+    packets: int
+    packet_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorRaised(Event):
     event: ClassVar[str] = "error"
     where: str

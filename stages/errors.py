@@ -28,5 +28,15 @@ class StageError(MaskstreamError):
         self.frame_id = frame_id
 
 
+class HttpError(MaskstreamError):
+    """The HTTP port cannot be listened on."""
+
+
+class GpuError(MaskstreamError):
+    """The GPU's context is beyond repair; only a new process can use it again."""
+
+    exit_code = 75
+
+
 class ResidencyError(MaskstreamError):
     """The residency audit caught an operation that copies to, or waits for, the host."""

@@ -1,0 +1,40 @@
+# `make demo` and `make test` set everything up in .venv on their first call.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+FRAMES ?= 300
+BENCHES := quality residency
+
+.PHONY: demo test lint bench demo-weights clean
+
+demo: $(READY)
+	$(BIN)/maskstream run configs/demo.yaml --frames $(FRAMES)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
+demo-weights: $(READY)
+	$(BIN)/python -m tools.demo_weights
+
+# sam2 comes as source only: built without its optional CUDA extension, against the torch that
+# is already there (an isolated build would download another torch).
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    setuptools wheel torch torchvision hydra-core iopath tqdm pillow
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    --no-build-isolation --no-deps sam2
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
