@@ -1,0 +1,116 @@
+"""Everything a run is made of, put together before its first frame."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from kpi.http import HttpServer
+from kpi.prometheus import PrometheusSink
+from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain, build_publisher
+from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
+from pipeline.config import RunConfig
+from pipeline.folder import RunFolder
+from pipeline.orchestrator import warm_up
+from pipeline.preview import Preview
+from pipeline.quality import QualityCheck
+from pipeline.status import RunStatus
+from pipeline.tally import Tally
+from pipeline.versions import versions
+from stages.base import Sink, Source, TruthSource
+from stages.errors import HttpError
+from stages.sinks.zmq_publisher import ZmqPublisher
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assembly:
+    """The parts of one run; what must be released is on the stack that `assemble` was given."""
+
+    config: RunConfig
+    device: torch.device
+    folder: RunFolder
+    source: Source
+    chain: Chain
+    publisher: ZmqPublisher | None
+    quality: QualityCheck | None
+    preview: Preview | None
+    tally: Tally
+    metrics: PrometheusSink
+    http: HttpServer | None
+    status: RunStatus
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        """The consumers of packets, the outside first."""
+        return tuple(s for s in (self.publisher, self.quality, self.preview) if s is not None)
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """What was bound, by name."""
+        found: dict[str, str] = {}
+        if self.publisher is not None:
+            found["results"] = self.publisher.endpoint
+        if self.http is not None:
+            host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
+            found["http"] = f"http://{host}:{self.http.port}"
+        return found
+
+
+def assemble(
+    config: RunConfig, device: torch.device, folder: RunFolder, stack: ExitStack
+) -> Assembly:
+    """Open the source, bind the ports, load the models, in the order of what fails fastest.
+
+    Raises `ConfigError`, `SourceError` or another `MaskstreamError`; nothing is written.
+    """
+    source = SOURCES.create(config.source)
+    stack.callback(source.close)
+    tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
+    status = RunStatus(config.name, source.source_id, tally)
+    metrics = PrometheusSink(
+        source.source_id, tuple(tally.host_ms), versions(), gpu_clock=device.type == "cuda"
+    )
+    http = _serve(config, metrics, status, stack)
+    detector = DETECTORS.create(config.detector, device)
+    publisher = build_publisher(config, source.source_id, detector.class_names)
+    if publisher is not None:
+        stack.callback(publisher.close)
+    chain = build_chain(config, device, detector, SEGMENTERS.create(config.segmenter, device))
+    warm_up(chain, source.size_hw, device)
+    names = detector.class_names
+    return Assembly(
+        config=config,
+        device=device,
+        folder=folder,
+        source=source,
+        chain=chain,
+        publisher=publisher,
+        quality=QualityCheck(source, names) if isinstance(source, TruthSource) else None,
+        preview=Preview(folder.preview, config.preview.every, names) if config.preview else None,
+        tally=tally,
+        metrics=metrics,
+        http=http,
+        status=status,
+    )
+
+
+def _serve(
+    config: RunConfig, metrics: PrometheusSink, status: RunStatus, stack: ExitStack
+) -> HttpServer | None:
+    if config.http is None:
+        return None
+    try:
+        server = HttpServer(
+            config.http.host,
+            config.http.port,
+            metrics=metrics.render,
+            not_ready=status.not_ready,
+            status=status.snapshot,
+        )
+    except OSError as error:
+        raise HttpError(str(error.strerror or error)) from error
+    stack.callback(server.close)
+    server.start()
+    return server

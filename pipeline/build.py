@@ -1,0 +1,63 @@
+"""The one file that names concrete stages: from configuration sections to the chain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stages.base import Detector, Segmenter, Source
+from stages.registry import Member, Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.chain import Chain
+    from pipeline.config import RunConfig
+    from stages.sinks.zmq_publisher import ZmqPublisher
+
+SOURCES: Registry[Source] = Registry(
+    {
+        "phantom": Member("stages.sources.phantom", "PhantomConfig", "PhantomSource"),
+        "dicom": Member("stages.sources.dicom", "DicomConfig", "DicomSource"),
+        "video": Member("stages.sources.video", "VideoConfig", "VideoSource"),
+    }
+)
+DETECTORS: Registry[Detector] = Registry(
+    {
+        "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
+        "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
+    }
+)
+SEGMENTERS: Registry[Segmenter] = Registry(
+    {
+        "sam2_image": Member(
+            "stages.segmenters.sam2_image", "Sam2ImageConfig", "Sam2ImageSegmenter"
+        ),
+    }
+)
+
+
+def build_chain(
+    config: RunConfig, device: torch.device, detector: Detector, segmenter: Segmenter
+) -> Chain:
+    """Detect → Segment → Pack → ToHost, or the legacy chain where `as_numpy` is set."""
+    from pipeline.chain import LegacyChain, ResidentChain
+    from stages.as_numpy import AsNumpy
+    from stages.pack import Pack
+    from stages.pack_numpy import PackNumpy
+    from stages.to_host import ToHost
+
+    threshold, identity = config.mask_threshold, segmenter.identity
+    if config.as_numpy:
+        return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
+    return ResidentChain(detector, segmenter, Pack(threshold, identity), ToHost(device))
+
+
+def build_publisher(
+    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+) -> ZmqPublisher | None:
+    """The results socket, bound; None where the configuration has none."""
+    from stages.sinks.zmq_publisher import ZmqPublisher
+
+    if config.results is None:
+        return None
+    return ZmqPublisher(config.results, source_id, class_names)

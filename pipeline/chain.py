@@ -1,0 +1,151 @@
+"""The way of a frame, written out once: Detect → Segment → Pack → ToHost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from kpi.timing import FrameTimes
+from stages.as_numpy import AsNumpy
+from stages.base import Detector, Segmenter
+from stages.copies import CopyCount
+from stages.errors import MaskstreamError, StageError
+from stages.pack import Pack
+from stages.pack_numpy import PackNumpy
+from stages.packets import HostPacket
+from stages.records import Frame
+from stages.to_host import ToHost
+
+RESIDENT_STAGES = ("detect", "segment", "pack", "to_host")
+LEGACY_STAGES = ("detect", "segment", "as_numpy", "pack")
+
+
+class Pending(Protocol):
+    """A result on its way to the host."""
+
+    def ready(self) -> bool:
+        """Whether `host_packet` would return without waiting."""
+
+    def host_packet(self) -> HostPacket:
+        """The result in numpy; call once, when ready."""
+
+
+class Chain(Protocol):
+    """What the orchestrator does with a frame."""
+
+    detector: Detector
+    segmenter: Segmenter
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names under which this chain times its stages."""
+
+    @property
+    def copies(self) -> tuple[CopyCount, ...]:
+        """The named exits of this chain."""
+
+    def warm_up(self, frame: Frame) -> None:
+        """Run `frame` through the stages on the device; the result is thrown away."""
+
+    def wait_slot(self, timeout_s: float) -> bool:
+        """Wait until another result may be in flight; False when the time is over."""
+
+    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> Pending:
+        """Run one frame through the stages; `masks` asks for them on the host."""
+
+
+class ResidentChain:
+    """Nothing but ToHost's header (and masks, where a consumer is there) reaches the host."""
+
+    stages: tuple[str, ...] = RESIDENT_STAGES
+
+    def __init__(
+        self, detector: Detector, segmenter: Segmenter, pack: Pack, to_host: ToHost
+    ) -> None:
+        self.detector = detector
+        self.segmenter = segmenter
+        self._pack = pack
+        self._to_host = to_host
+
+    @property
+    def copies(self) -> tuple[CopyCount, ...]:
+        return self._to_host.copies
+
+    def warm_up(self, frame: Frame) -> None:
+        self._pack.pack(self.segmenter.segment(self.detector.detect(frame)))
+
+    def wait_slot(self, timeout_s: float) -> bool:
+        return self._to_host.wait_slot(timeout_s)
+
+    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> Pending:
+        with _stage(times, frame, "detect"):
+            detections = self.detector.detect(frame)
+        with _stage(times, frame, "segment"):
+            tracks = self.segmenter.segment(detections)
+        with _stage(times, frame, "pack"):
+            packet = self._pack.pack(tracks)
+        with _stage(times, frame, "to_host"):
+            return self._to_host.submit(packet, masks)
+
+
+class LegacyChain:
+    """`as_numpy: true`: masks leave the device right after Segment, the rest is the host's."""
+
+    stages: tuple[str, ...] = LEGACY_STAGES
+
+    def __init__(
+        self, detector: Detector, segmenter: Segmenter, as_numpy: AsNumpy, pack: PackNumpy
+    ) -> None:
+        self.detector = detector
+        self.segmenter = segmenter
+        self._as_numpy = as_numpy
+        self._pack = pack
+
+    @property
+    def copies(self) -> tuple[CopyCount, ...]:
+        return (self._as_numpy.copies,)
+
+    def warm_up(self, frame: Frame) -> None:
+        self.segmenter.segment(self.detector.detect(frame))
+
+    def wait_slot(self, timeout_s: float) -> bool:
+        return True
+
+    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> Pending:
+        with _stage(times, frame, "detect"):
+            detections = self.detector.detect(frame)
+        with _stage(times, frame, "segment"):
+            tracks = self.segmenter.segment(detections)
+        with _stage(times, frame, "as_numpy"):
+            on_host = self._as_numpy.exit(tracks)
+        with _stage(times, frame, "pack"):
+            return _OnHost(self._pack.pack(on_host))
+
+
+class _OnHost:
+    """A legacy result: there already."""
+
+    def __init__(self, packet: HostPacket) -> None:
+        self._packet = packet
+
+    def ready(self) -> bool:
+        return True
+
+    def host_packet(self) -> HostPacket:
+        return self._packet
+
+
+@contextmanager
+def _stage(times: FrameTimes, frame: Frame, name: str) -> Iterator[None]:
+    """Time one stage, and name it and the frame in whatever goes wrong there."""
+    with times.stage(name):
+        try:
+            yield
+        except (MaskstreamError, torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise StageError(name, frame.frame_id, reason) from error

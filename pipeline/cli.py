@@ -1,0 +1,95 @@
+"""The `maskstream` command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.errors import MaskstreamError
+
+_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+
+app = typer.Typer(
+    name="maskstream",
+    help="Real-time segmentation of live video that stays on the GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a shipped configuration's name.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key: a.b=c.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many grabbed frames.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of this run (default: runs/<utc>-<name>).")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Fail on any host copy or wait in the hot path.")
+    ] = False,
+    wait_subscribers: Annotated[
+        int, typer.Option(min=0, help="Start when so many subscribers are connected.")
+    ] = 0,
+) -> None:
+    """Run a configuration until its source ends, Ctrl-C, or --frames."""
+    from pipeline.config import load_config
+
+    resolved = load_config(config, overrides or ())
+    # After the configuration, so that a mistake in it does not wait for this import.
+    from pipeline.run import RunOptions, start
+
+    raise typer.Exit(start(resolved, RunOptions(frames, out, audit, wait_subscribers)))
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has and lacks for a run."""
+    from pipeline.doctor import doctor as examine
+
+    raise typer.Exit(examine())
+
+
+@app.command()
+def subscribe(
+    endpoint: Annotated[str, typer.Argument()] = "tcp://127.0.0.1:5556",
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many packets.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder for the masks, as PNG.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a packet.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Give up after so many seconds without a packet.")
+    ] = 10.0,
+) -> None:
+    """Print what a run publishes; save its masks."""
+    from pipeline.subscribe import subscribe as follow
+
+    raise typer.Exit(follow(endpoint, source, count, save, as_json, timeout))
+
+
+def main() -> None:
+    """Entry point: an error meant for a person is one line and an exit code; an interrupt, which
+    SIGTERM is too, is a clean end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except MaskstreamError as error:
+        message = " ".join(str(error).split())
+        print(f"maskstream: {message}", file=sys.stderr)  # noqa: T201 (the command's output)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        sys.exit(0 if end.code == _INTERRUPTED else end.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The configuration of a run: YAML in, one frozen model out, every mistake in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from pipeline.build import DETECTORS, SEGMENTERS, SOURCES
+from pipeline.config_errors import explain
+from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
+from stages.base import Section
+from stages.errors import ConfigError
+from stages.registry import Registry
+from stages.sinks.zmq_publisher import ZmqPublisherConfig
+
+
+def _member_of(registry: Registry[Any]) -> BeforeValidator:
+    """Validates a section with the config class that its `kind` names."""
+
+    def choose(value: object) -> Section:
+        if isinstance(value, Section):
+            return value
+        if not isinstance(value, dict):
+            raise PydanticCustomError("section", "Input should be a section (keys and values)")
+        kind = value.get("kind")
+        if kind not in registry.kinds:
+            known = ", ".join(registry.kinds)
+            raise PydanticCustomError(
+                "kind", "kind: got {kind}, expected one of {known}", {"kind": kind, "known": known}
+            )
+        return registry.config_class(kind).model_validate(value)
+
+    return BeforeValidator(choose)
+
+
+class GrabConfig(Section):
+    """How pictures wait for the chain."""
+
+    mailbox: Literal["latest", "every"] = "latest"
+    """`latest` replaces a waiting picture by a newer one; `every` makes the source wait."""
+    depth: int = Field(default=4, ge=1, le=64)
+    """Pictures that may wait under `every`."""
+
+
+class HttpConfig(Section):
+    """Where /metrics, /livez, /readyz and /status are served."""
+
+    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
+    port: int = Field(default=9108, ge=0, le=65535)
+    """0 takes a free one."""
+
+
+class KpiConfig(Section):
+    """What is written to kpi.jsonl and sampled beside the run."""
+
+    device_interval_s: float = Field(default=1.0, ge=0.05, le=3600)
+    max_file_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    keep_files: int = Field(default=4, ge=1, le=100)
+
+
+class PreviewConfig(Section):
+    """The picture with coloured masks that a run leaves behind."""
+
+    every: int = Field(default=25, ge=1)
+    """Every n-th frame is a candidate; the one with most objects is drawn when the run ends."""
+
+
+class RunConfig(Section):
+    """Everything a run needs; see `configs/` for examples."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d{1,2})$")
+    as_numpy: bool = False
+    """Legacy: masks leave the device right after Segment, as bool arrays."""
+    mask_threshold: float = 0.0
+    """Logit above which a pixel is foreground."""
+    audited_frames: int = Field(default=3, ge=0)
+    """Frames at the start that run under the residency guard, counting; see --audit for all."""
+    source: Annotated[SerializeAsAny[Section], _member_of(SOURCES)]
+    grab: GrabConfig = GrabConfig()
+    detector: Annotated[SerializeAsAny[Section], _member_of(DETECTORS)]
+    segmenter: Annotated[SerializeAsAny[Section], _member_of(SEGMENTERS)]
+    results: ZmqPublisherConfig | None = ZmqPublisherConfig()
+    http: HttpConfig | None = HttpConfig()
+    kpi: KpiConfig = KpiConfig()
+    preview: PreviewConfig | None = PreviewConfig()
+
+    def as_yaml(self) -> str:
+        """The resolved configuration, every default written out; loads back to the same."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def sha256(self) -> str:
+        """Of the resolved configuration, keys sorted."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a shipped configuration by name or a YAML file, and apply `a.b=value` overrides.
+
+    Raises `ConfigError` with file, key, value and what was expected.
+    """
+    path = find_config(name_or_path)
+    return parse_config(parse_yaml(path), path, overrides)
+
+
+def parse_config(raw: dict[str, Any], path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Validate what stood in `path`; raises `ConfigError`."""
+    values = apply_overrides(raw, overrides)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, RunConfig)}") from error

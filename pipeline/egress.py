@@ -1,0 +1,125 @@
+"""The egress thread: waits for results to reach the host and hands them to the sinks."""
+
+from __future__ import annotations
+
+import contextvars
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kpi import emit
+from kpi.events import FramePublished
+from kpi.timing import FrameTimes
+from pipeline.chain import Pending
+from pipeline.tally import FrameName, Tally
+from stages.base import Sink
+from stages.packets import HostPacket
+
+_POLL_S = 0.002
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _InFlight:
+    frame: FrameName
+    pending: Pending
+    times: FrameTimes
+
+
+class Egress:
+    """Owns the sinks: after `start` no other thread touches them.
+
+    Results leave in the order they were submitted. An error of a sink stops the thread and is
+    raised by the next `submit`, or by `stop`.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], tally: Tally) -> None:
+        self._sinks = tuple(sinks)
+        self._tally = tally
+        self._queue: queue.SimpleQueue[_InFlight] = queue.SimpleQueue()
+        self._waiting: deque[_InFlight] = deque()
+        self._stopping = threading.Event()
+        self._error: BaseException | None = None
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="egress")
+
+    @property
+    def wants_masks(self) -> bool:
+        """Whether any sink wants the masks of a frame submitted now."""
+        return any(sink.wants_masks for sink in self._sinks)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, frame: FrameName, pending: Pending, times: FrameTimes) -> None:
+        """Queue one result; raises the error that stopped the thread, if one did."""
+        if self._error is not None:
+            raise self._error
+        self._queue.put(_InFlight(frame, pending, times))
+
+    def stop(self, timeout_s: float) -> None:
+        """Publish what is in flight, close the sinks; what was left over counts as stopped.
+
+        Raises the error that stopped the thread, if one did.
+        """
+        self._stopping.set()
+        self._thread.join(timeout_s)
+        self._take()
+        for item in self._waiting:
+            self._tally.drop(item.frame, "stopped")
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while not (self._stopping.is_set() and self._queue.empty() and not self._waiting):
+                self._take()
+                while self._waiting and self._is_done(self._waiting[0]):
+                    self._publish(self._waiting[0])
+                    self._waiting.popleft()
+                for sink in self._sinks:
+                    sink.poll()
+        except BaseException as error:
+            self._error = error
+        finally:
+            for sink in self._sinks:
+                sink.close()
+
+    def _take(self) -> None:
+        try:
+            self._waiting.append(self._queue.get(timeout=_POLL_S))
+            while True:
+                self._waiting.append(self._queue.get_nowait())
+        except queue.Empty:
+            return
+
+    @staticmethod
+    def _is_done(item: _InFlight) -> bool:
+        return item.pending.ready() and item.times.ready()
+
+    def _publish(self, item: _InFlight) -> None:
+        now_ns = time.monotonic_ns()
+        packet = item.pending.host_packet()
+        for sink in self._sinks:
+            sink.write(packet)
+        self._account(packet, item.times, now_ns)
+
+    def _account(self, packet: HostPacket, times: FrameTimes, now_ns: int) -> None:
+        info, stages = packet.info, times.stages_ms()
+        age_ms = (time.monotonic_ns() - info.captured_ns) / 1e6
+        objects = len(packet.object_ids)
+        self._tally.publish(info.grabbed_ns, now_ns, age_ms, stages, objects)
+        emit(
+            FramePublished(
+                source_id=info.source_id,
+                epoch=info.epoch,
+                frame_id=info.frame_id,
+                latency_ms=round((now_ns - info.grabbed_ns) / 1e6, 3),
+                age_ms=round(age_ms, 3),
+                stages_ms=stages,
+                objects=objects,
+                presence=tuple(round(float(value), 3) for value in packet.presence),
+            )
+        )

@@ -1,0 +1,56 @@
+"""A sink that tells, once a second, what went through the named exits and to the subscribers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from kpi import emit
+from kpi.events import HostCopies, PacketsSent
+from stages.copies import CopyCount
+from stages.packets import HostPacket
+from stages.sinks.zmq_publisher import ZmqPublisher
+
+_EVERY_S = 1.0
+
+
+class Meter:
+    """Emits differences, so that a counter can be fed by adding them up."""
+
+    wants_masks = False
+
+    def __init__(
+        self, copies: Callable[[], tuple[CopyCount, ...]], publisher: ZmqPublisher | None
+    ) -> None:
+        self._copies = copies
+        self._publisher = publisher
+        self._told: dict[str, tuple[int, int]] = {}
+        self._due = time.monotonic() + _EVERY_S
+
+    def write(self, packet: HostPacket) -> None:
+        """Nothing to do for a single packet."""
+
+    def poll(self) -> None:
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + _EVERY_S
+            self._tell()
+
+    def close(self) -> None:
+        """Tell what is left."""
+        self._tell()
+
+    def _tell(self) -> None:
+        for count in self._copies():
+            copies, size = self._new(count.where, count.copies, count.copied_bytes)
+            if copies:
+                emit(HostCopies(count.direction, count.where, copies, size))
+        if self._publisher is not None:
+            publisher = self._publisher
+            packets, size = self._new("results", publisher.packets_sent, publisher.bytes_sent)
+            if packets:
+                emit(PacketsSent(packets, size))
+
+    def _new(self, name: str, number: int, size: int) -> tuple[int, int]:
+        told_number, told_size = self._told.get(name, (0, 0))
+        self._told[name] = (number, size)
+        return number - told_number, size - told_size

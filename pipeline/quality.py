@@ -1,0 +1,119 @@
+"""Masks against the truth that a synthetic source knows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.base import TruthSource
+from stages.packets import HostPacket, Truth
+
+MATCH_IOU = 0.5
+
+
+class QualityCheck:
+    """A sink that asks the source for the truth of every published frame.
+
+    Each counted truth object is paired with at most one result of its class, the pairs with the
+    highest mask IoU first. Its IoU enters the mean; a miss counts 0. Recall is the share with
+    IoU >= 0.5. A result that fits no counted object is a false alarm, unless it lies on a truth
+    object too small to be counted.
+    """
+
+    wants_masks = True
+
+    def __init__(self, source: TruthSource, class_names: tuple[str, ...]) -> None:
+        self._source = source
+        self._class_names = class_names
+        self._sums: defaultdict[int, NDArray[np.float64]] = defaultdict(lambda: np.zeros(3))
+        self._results = 0
+        self._false_alarms = 0
+
+    def write(self, packet: HostPacket) -> None:
+        if packet.masks is None:
+            raise ValueError("a truth check needs packets with masks")
+        truth = self._source.truth(packet.info.frame_id)
+        iou = mask_iou(np.packbits(truth.masks, axis=-1), packet.masks)
+        same_class = truth.class_ids[:, None] == packet.class_ids[None, :]
+        iou = np.where(same_class | (packet.class_ids[None, :] < 0), iou, 0.0)
+        pairs = match(iou)
+        self._count_truth(truth, pairs)
+        self._count_results(truth, pairs, len(packet.object_ids))
+
+    def poll(self) -> None:
+        """Nothing to look after."""
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def summary(self) -> dict[str, object]:
+        """Mean IoU, recall and precision, over all and per class; None without truth objects."""
+        total = sum(self._sums.values(), start=np.zeros(3))
+        found = self._results - self._false_alarms
+        return {
+            "mean_iou": _ratio(total[1], total[0]),
+            "recall": _ratio(total[2], total[0]),
+            "precision": _ratio(found, self._results),
+            "id_switches": None,
+            "object_frames": int(total[0]),
+            "per_class": {
+                self._class_names[class_id]: {
+                    "mean_iou": _ratio(sums[1], sums[0]),
+                    "recall": _ratio(sums[2], sums[0]),
+                    "object_frames": int(sums[0]),
+                }
+                for class_id, sums in sorted(self._sums.items())
+            },
+        }
+
+    def _count_truth(self, truth: Truth, pairs: dict[int, tuple[int, float]]) -> None:
+        for row in np.flatnonzero(truth.counted):
+            iou = pairs.get(int(row), (-1, 0.0))[1]
+            self._sums[int(truth.class_ids[row])] += (1.0, iou, float(iou >= MATCH_IOU))
+
+    def _count_results(
+        self, truth: Truth, pairs: dict[int, tuple[int, float]], results: int
+    ) -> None:
+        fits = {column for column, iou in pairs.values() if iou >= MATCH_IOU}
+        small = {column for row, (column, _) in pairs.items() if not truth.counted[row]}
+        judged = set(range(results)) - (small - fits)
+        self._results += len(judged)
+        self._false_alarms += len(judged - fits)
+
+
+def mask_iou(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """IoU of every pair of bit-packed masks: (n, H, W8) and (m, H, W8) to float64 (n, m).
+
+    Two empty masks have IoU 0.
+    """
+    size = a.shape[1] * a.shape[2]
+    flat_a, flat_b = a.reshape(len(a), size), b.reshape(len(b), size)
+    area_a = np.bitwise_count(flat_a).sum(axis=1, dtype=np.int64)
+    area_b = np.bitwise_count(flat_b).sum(axis=1, dtype=np.int64)
+    both = np.array(
+        [[np.bitwise_count(row & col).sum(dtype=np.int64) for col in flat_b] for row in flat_a],
+        dtype=np.int64,
+    ).reshape(len(a), len(b))
+    either = area_a[:, None] + area_b[None, :] - both
+    iou: NDArray[np.float64] = both / np.maximum(either, 1)
+    return iou
+
+
+def match(iou: NDArray[np.float64]) -> dict[int, tuple[int, float]]:
+    """Row → (column, IoU): pairs by falling IoU, each row and column once, IoU > 0."""
+    pairs: dict[int, tuple[int, float]] = {}
+    taken: set[int] = set()
+    for flat in np.argsort(-iou, axis=None, kind="stable"):
+        row, column = divmod(int(flat), iou.shape[1])
+        if iou[row, column] <= 0:
+            break
+        if row not in pairs and column not in taken:
+            pairs[row] = (column, float(iou[row, column]))
+            taken.add(column)
+    return pairs
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return round(float(part) / float(whole), 4) if whole else None

@@ -1,0 +1,107 @@
+"""Finding and reading a configuration file: plain YAML, nothing clever, nothing executed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.errors import ConfigError
+
+MAX_BYTES = 1 << 20
+
+
+def shipped_configs() -> Path:
+    """The folder of shipped configurations: inside the wheel, or beside the packages."""
+    package = Path(str(resources.files("pipeline")))
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def find_config(name_or_path: str) -> Path:
+    """A file if there is one, else a shipped configuration by its name."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folder = shipped_configs()
+    shipped = folder / f"{name_or_path}.yaml"
+    if path.name == name_or_path and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+    raise ConfigError(f"{name_or_path}: no such file (expected a YAML file, or one of {names})")
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in `path`; duplicate keys, aliases and tags of Python objects are refused."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror} (expected a readable YAML file)") from error
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes (expected a configuration)")
+    try:
+        value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506 (a SafeLoader)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (expected YAML)") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply (expected a configuration)") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    if not isinstance(value, dict):
+        found = "nothing" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(f"{path}: holds {found} (expected keys and values)")
+    return value
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`raw` with each `a.b=value` set; the value is read as YAML."""
+    values = copy.deepcopy(raw)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.split(".")
+        if not equals or not all(parts):
+            raise ConfigError(f"--set {override}: expected KEY.KEY=VALUE")
+        section = values
+        for index, part in enumerate(parts[:-1]):
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                where = ".".join(parts[: index + 1])
+                raise ConfigError(f"--set {override}: {where} is a value (expected a section)")
+        try:
+            section[parts[-1]] = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: {_one_line(error)}") from error
+    return values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A SafeLoader that refuses duplicate keys, and aliases (a few bytes can expand to GBs)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"not YAML: {' '.join(str(error).split())}"
+    mark = error.problem_mark
+    problem = " ".join((error.problem or "cannot be read").split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem} (expected plain YAML)"
