@@ -19,6 +19,8 @@ from stages.base import Sink
 from stages.packets import HostPacket
 
 _POLL_S = 0.002
+_CLOSE_S = 1.0
+"""For the sinks to release what they hold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,10 +42,12 @@ class Egress:
         self._tally = tally
         self._queue: queue.SimpleQueue[_InFlight] = queue.SimpleQueue()
         self._waiting: deque[_InFlight] = deque()
-        self._stopping = threading.Event()
+        self._stop_by: float | None = None
         self._error: BaseException | None = None
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name="egress")
+        self._thread = threading.Thread(
+            target=context.run, args=(self._run,), name="egress", daemon=True
+        )
 
     @property
     def wants_masks(self) -> bool:
@@ -55,17 +59,18 @@ class Egress:
 
     def submit(self, frame: FrameName, pending: Pending, times: FrameTimes) -> None:
         """Queue one result; raises the error that stopped the thread, if one did."""
+        self._queue.put(_InFlight(frame, pending, times))
         if self._error is not None:
             raise self._error
-        self._queue.put(_InFlight(frame, pending, times))
 
     def stop(self, timeout_s: float) -> None:
-        """Publish what is in flight, close the sinks; what was left over counts as stopped.
+        """Publish what is in flight, at most for `timeout_s`, and close the sinks; what is left
+        over counts as stopped.
 
         Raises the error that stopped the thread, if one did.
         """
-        self._stopping.set()
-        self._thread.join(timeout_s)
+        self._stop_by = time.monotonic() + timeout_s
+        self._thread.join(timeout_s + _POLL_S + _CLOSE_S)
         self._take()
         for item in self._waiting:
             self._tally.drop(item.frame, "stopped")
@@ -74,7 +79,7 @@ class Egress:
 
     def _run(self) -> None:
         try:
-            while not (self._stopping.is_set() and self._queue.empty() and not self._waiting):
+            while not self._is_over():
                 self._take()
                 while self._waiting and self._is_done(self._waiting[0]):
                     self._publish(self._waiting[0])
@@ -86,6 +91,12 @@ class Egress:
         finally:
             for sink in self._sinks:
                 sink.close()
+
+    def _is_over(self) -> bool:
+        if self._stop_by is None:
+            return False
+        nothing_left = self._queue.empty() and not self._waiting
+        return nothing_left or time.monotonic() > self._stop_by
 
     def _take(self) -> None:
         try:
