@@ -1,0 +1,143 @@
+"""The metric families of a run, with every series made at the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from kpi.events import DeviceSample, DropReason
+
+SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.0167, 0.02, 0.025),
+    *(0.0333, 0.05, 0.0667, 0.1, 0.25, 1.0),
+)
+"""Histogram bounds, close together around the frame periods of 120 to 15 frames/s."""
+PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+EXITS = (
+    *(("h2d", "upload"), ("h2d", "prompt")),
+    *(("d2h", "header"), ("d2h", "egress"), ("d2h", "as_numpy")),
+)
+"""(direction, where) of the named copies between host and device."""
+TOPICS = ("result", "state", "kpi", "frame")
+"""What stands before the slash of a topic."""
+DEVICE_GAUGES = (
+    ("gpu_utilization_ratio", "gpu_utilization", "Share of time in which a kernel ran."),
+    ("gpu_memory_used_bytes", "gpu_memory_used_bytes", "Memory in use on the GPU."),
+    ("gpu_power_watts", "gpu_power_watts", "Power drawn by the GPU."),
+    ("gpu_temperature_celsius", "gpu_temperature_celsius", "Temperature of the GPU."),
+    ("process_cpu_cores", "process_cpu", "Cores in use by this process."),
+    ("process_resident_memory_bytes", "process_rss_bytes", "Resident memory of this process."),
+)
+"""(metric, field of `DeviceSample`, help)."""
+
+
+class Metrics:
+    """The families of one source, in a registry of their own; an attribute holds the series of a
+    family by the label values that vary. The client library's `*_created` series are switched
+    off, which it can do for a whole process only."""
+
+    def __init__(
+        self,
+        source: str,
+        stages: tuple[str, ...],
+        clocks: tuple[str, ...],
+        build: Mapping[str, str],
+        sometimes: SometimesKnown,
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._make_frames(source, stages, clocks)
+        self._make_transport(source)
+        Info("maskstream_build", "Versions.", registry=self.registry).info(dict(build))
+        self.registry.register(sometimes)
+
+    def _make_frames(self, source: str, stages: tuple[str, ...], clocks: tuple[str, ...]) -> None:
+        frames = self._counter("frames", "Frames by how they ended.", "source", "outcome")
+        self.outcomes = {end: frames.labels(source, end) for end in ("published", "dropped")}
+        drops = self._counter("frames_dropped", "Frames not published.", "source", "reason")
+        self.drops = {reason: drops.labels(source, reason) for reason in get_args(DropReason)}
+        stage = self._histogram(
+            "stage_duration_seconds", "Time in a stage.", SECONDS, "source", "stage", "clock"
+        )
+        self.stages = {(s, c): stage.labels(source, s, c) for s in stages for c in clocks}
+        span = self._histogram(
+            "latency_seconds", "Time between two points of the way.", SECONDS, "source", "span"
+        )
+        self.grab_to_packet = span.labels(source, "grab_to_packet")
+        self.capture_to_publish = span.labels(source, "capture_to_publish")
+        self.objects = self._gauge("objects", "In the newest frame.", "source").labels(source)
+        self.presence = self._histogram(
+            "object_presence", "Probability of being in view.", PROBABILITIES, "source"
+        ).labels(source)
+
+    def _make_transport(self, source: str) -> None:
+        copies = self._counter("host_copies", "Copies at an exit.", "direction", "where")
+        self.copies = {exit_: copies.labels(*exit_) for exit_ in EXITS}
+        sizes = self._counter("host_copy_bytes", "Bytes copied there.", "direction", "where")
+        self.copy_bytes = {exit_: sizes.labels(*exit_) for exit_ in EXITS}
+        self.up = self._gauge("source_up", "1 while streaming.", "source").labels(source)
+        reconnects = self._counter("source_reconnects", "Times the source came back.", "source")
+        self.reconnects = reconnects.labels(source)
+        subscribers = self._gauge("subscribers", "Subscribers of a topic.", "source", "topic")
+        self.subscribers = {topic: subscribers.labels(source, topic) for topic in TOPICS}
+        packets = self._counter("packets_sent", "Packets handed to the transport.", "source")
+        self.packets = packets.labels(source)
+        sent = self._counter("packet_bytes", "Bytes handed to the transport.", "source")
+        self.packet_bytes = sent.labels(source)
+        self.dropped_events = self._counter("kpi_events_dropped", "Events never queued.")
+        self.ignored = self._counter("kpi_events_ignored", "Event values without a series.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"maskstream_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"maskstream_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, bounds: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        name = f"maskstream_{name}"
+        return Histogram(name, text, labels, registry=self.registry, buckets=bounds)
+
+
+class SometimesKnown(Collector):
+    """The gauges that are left out while their value is unknown: absent is not 0.
+
+    `clock` is monotonic seconds.
+    """
+
+    def __init__(self, source: str, clock: Callable[[], float]) -> None:
+        self.device: DeviceSample | None = None
+        self._source = source
+        self._clock = clock
+        self._captured: float | None = None
+
+    def frame_published(self, age_s: float) -> None:
+        """Note that a frame captured `age_s` seconds ago was published now."""
+        self._captured = self._clock() - age_s
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        text = "Time since the capture of the newest result."
+        age = GaugeMetricFamily("maskstream_frame_age_seconds", text, labels=("source",))
+        if self._captured is not None:
+            age.add_metric((self._source,), self._clock() - self._captured)
+        yield age
+        sample = self.device or DeviceSample()
+        for name, field, text in DEVICE_GAUGES:
+            labels = {"gpu": sample.gpu or ""} if name.startswith("gpu_") else {}
+            family = GaugeMetricFamily(f"maskstream_{name}", text, labels=tuple(labels))
+            value = getattr(sample, field)
+            if value is not None:
+                family.add_metric(tuple(labels.values()), value)
+            yield family

@@ -1,0 +1,138 @@
+"""Feeds the run's metrics from its events and renders them for Prometheus."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from prometheus_client import Histogram, generate_latest
+
+from kpi.events import (
+    DeviceSample,
+    Event,
+    FrameDropped,
+    FramePublished,
+    HostCopies,
+    PacketsSent,
+    SourceStateChanged,
+    SubscriberState,
+)
+from kpi.logger import EventsDropped
+from kpi.metrics import Metrics, SometimesKnown
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class PrometheusSink:
+    """Turns the events of one source into metrics.
+
+    The series are made here and none is added later: an event of another source, or an unknown
+    stage, topic or exit, is counted as ignored. Only gauges whose value may be unknown (frame
+    age, process, GPU) are absent until it is known. `stages` are the keys that
+    `FramePublished.stages_ms` will have; `gpu_clock` adds the series of their GPU times; `build`
+    becomes the labels of `build_info`; `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        source_id: str,
+        stages: tuple[str, ...],
+        build: Mapping[str, str],
+        *,
+        gpu_clock: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        clocks = ("host", "gpu") if gpu_clock else ("host",)
+        self._source_id = source_id
+        self._sometimes = SometimesKnown(source_id, clock)
+        self._metrics = Metrics(source_id, stages, clocks, build, self._sometimes)
+        self._dropped = 0
+        self._streaming = self._has_streamed = False
+
+    def render(self) -> bytes:
+        """All metrics as text (`CONTENT_TYPE`); callable from any thread."""
+        return generate_latest(self._metrics.registry)
+
+    def write(self, ts: float, event: Event) -> None:
+        if getattr(event, "source_id", self._source_id) != self._source_id:
+            self._metrics.ignored.inc()
+            return
+        match event:
+            case FramePublished():
+                self._frame_published(event)
+            case FrameDropped():
+                self._metrics.outcomes["dropped"].inc()
+                self._metrics.drops[event.reason].inc()
+            case HostCopies():
+                self._host_copies(event)
+            case SourceStateChanged():
+                self._source_state(event)
+            case SubscriberState():
+                if gauge := self._find(self._metrics.subscribers, event.topic.partition("/")[0]):
+                    gauge.set(event.subscribers)
+            case PacketsSent():
+                self._metrics.packets.inc(event.packets)
+                self._metrics.packet_bytes.inc(event.packet_bytes)
+            case DeviceSample():
+                self._sometimes.device = event
+            case EventsDropped():
+                self._metrics.dropped_events.inc(event.dropped - self._dropped)
+                self._dropped = event.dropped
+            case _:
+                pass  # the other events have no metric
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """The metrics stay readable."""
+
+    def _frame_published(self, event: FramePublished) -> None:
+        metrics = self._metrics
+        metrics.outcomes["published"].inc()
+        metrics.objects.set(event.objects)
+        self._sometimes.frame_published(event.age_ms / 1e3)
+        _observe_ms(metrics.grab_to_packet, event.latency_ms)
+        _observe_ms(metrics.capture_to_publish, event.age_ms)
+        for stage, ms in event.stages_ms.items():
+            for clock, value in (("host", ms.host), ("gpu", ms.gpu)):
+                if value is not None and (series := self._find(metrics.stages, (stage, clock))):
+                    _observe_ms(series, value)
+        for logit in event.presence:
+            if not math.isnan(logit):
+                metrics.presence.observe(_sigmoid(logit))
+
+    def _host_copies(self, event: HostCopies) -> None:
+        where = (event.direction, event.where)
+        if copies := self._find(self._metrics.copies, where):
+            copies.inc(event.copies)
+            self._metrics.copy_bytes[where].inc(event.copied_bytes)
+
+    def _source_state(self, event: SourceStateChanged) -> None:
+        was_streaming, self._streaming = self._streaming, event.state == "streaming"
+        self._metrics.up.set(self._streaming)
+        if self._streaming and not was_streaming:
+            self._metrics.reconnects.inc(self._has_streamed)
+            self._has_streamed = True
+
+    def _find(self, series: Mapping[K, V], key: K) -> V | None:
+        """The series made for `key`; None, and counted as ignored, where there is none."""
+        found = series.get(key)
+        if found is None:
+            self._metrics.ignored.inc()
+        return found
+
+
+def _observe_ms(seconds: Histogram, milliseconds: float) -> None:
+    if math.isfinite(milliseconds):  # one NaN would make the sum NaN for ever
+        seconds.observe(milliseconds / 1e3)
+
+
+def _sigmoid(logit: float) -> float:
+    if logit < -700.0:  # exp(-logit) would overflow
+        return 0.0
+    return 1.0 / (1.0 + math.exp(-logit))
