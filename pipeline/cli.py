@@ -82,13 +82,17 @@ def main() -> None:
     SIGTERM is too, is a clean end."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app()
+        app(prog_name="maskstream")
     except MaskstreamError as error:
-        message = " ".join(str(error).split())
-        print(f"maskstream: {message}", file=sys.stderr)  # noqa: T201 (the command's output)
+        print(f"maskstream: {_one_line(error)}", file=sys.stderr)  # noqa: T201 (the output)
         sys.exit(error.exit_code)
     except SystemExit as end:
         sys.exit(0 if end.code == _INTERRUPTED else end.code)
+
+
+def _one_line(error: MaskstreamError) -> str:
+    """The message without what a file's content could do to the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 _VALUE_CHARACTERS = 80
+_WORDING = {"Input should be ": "expected ", "String should ": "expected to "}
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -24,9 +25,10 @@ def _line(mistake: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 (pydanti
         return f"{key}: unknown key{_suggestion(mistake['loc'], model)}"
     if mistake["type"] == "missing":
         return f"{key}: missing key (expected a value)"
-    if message.startswith("Input should be "):
-        message = "expected " + message.removeprefix("Input should be ")
-        return f"{key}: got {_shown(mistake['input'])}, {message}"
+    for opening, expected in _WORDING.items():
+        if message.startswith(opening):
+            message = expected + message.removeprefix(opening)
+            return f"{key}: got {_shown(mistake['input'])}, {message}"
     return f"{key}: {message}" if key else message
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from stages.errors import ConfigError
 
@@ -54,15 +55,19 @@ class RunFolder:
             raise self._refusal(error.strerror or str(error)) from error
 
     def _check(self) -> None:
-        if self.path.is_dir() and any(self.path.iterdir()):
-            raise self._refusal("it is not empty")
-        there = self.path.absolute()
-        while not there.exists():
-            there = there.parent
-        if not there.is_dir():
-            raise self._refusal(f"{there} is a file")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise self._refusal(f"{there} cannot be written")
+        try:
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise self._refusal("it is not empty")
+            there = self.path.absolute()
+            while not os.path.lexists(there):
+                there = there.parent
+            if not there.is_dir():
+                raise self._refusal(f"{there} is not a folder")
+            # Asking for permission is not enough: there are folders that hold no files (/proc).
+            with TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise self._refusal(error.strerror or str(error)) from error
 
     def _refusal(self, reason: str) -> ConfigError:
         return ConfigError(f"{self.path}: {reason} (expected a new or empty folder for the run)")

@@ -35,6 +35,7 @@ from stages.grab import Grab
 
 _EGRESS_STOP_S = 1.0
 _POLL_S = 0.05
+_LOGGER_STOP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
             facts = _Frames(parts, options).run(stop, console)
             emit(_run_finished(facts))
     finally:
-        logger.close()
+        logger.close(_LOGGER_STOP_S)
     write_json(folder.summary, summarize(facts))
     _say_end(facts, folder, console)
     return facts.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from stages.errors import ConfigError
 
 MAX_BYTES = 1 << 20
+_SHOWN = 160
 
 
 def shipped_configs() -> Path:
@@ -25,11 +27,11 @@ def shipped_configs() -> Path:
 def find_config(name_or_path: str) -> Path:
     """A file if there is one, else a shipped configuration by its name."""
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # never raises, whatever the name
         return path
     folder = shipped_configs()
     shipped = folder / f"{name_or_path}.yaml"
-    if path.name == name_or_path and shipped.is_file():
+    if path.name == name_or_path and os.path.isfile(shipped):
         return shipped
     names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
     raise ConfigError(f"{name_or_path}: no such file (expected a YAML file, or one of {names})")
@@ -45,13 +47,10 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes (expected a configuration)")
     try:
-        value = yaml.load(data.decode("utf-8-sig"), _StrictLoader)  # noqa: S506 (a SafeLoader)
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (expected YAML)") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply (expected a configuration)") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: {_one_line(error)}") from error
+    value = _load(text, str(path))
     if not isinstance(value, dict):
         found = "nothing" if value is None else f"a {type(value).__name__}"
         raise ConfigError(f"{path}: holds {found} (expected keys and values)")
@@ -72,11 +71,20 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
             if not isinstance(section, dict):
                 where = ".".join(parts[: index + 1])
                 raise ConfigError(f"--set {override}: {where} is a value (expected a section)")
-        try:
-            section[parts[-1]] = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: {_one_line(error)}") from error
+        section[parts[-1]] = _load(text, f"--set {override[:_SHOWN]}")
     return values
+
+
+def _load(text: str, where: str) -> Any:  # noqa: ANN401 (whatever YAML holds)
+    """The one value in `text`; a `ConfigError` begins with `where`."""
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+    except RecursionError as error:
+        raise ConfigError(f"{where}: nested too deeply (expected a configuration)") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+    except (ValueError, KeyError) as error:  # a date, number or flag that is none, `2024-13-01`
+        raise ConfigError(f"{where}: {_brief(error)} (expected plain YAML)") from error
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -91,6 +99,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark
@@ -101,7 +111,11 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _one_line(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return f"not YAML: {' '.join(str(error).split())}"
+        return f"not YAML: {_brief(error)}"
     mark = error.problem_mark
     problem = " ".join((error.problem or "cannot be read").split())
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem} (expected plain YAML)"
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:_SHOWN]
