@@ -1,0 +1,177 @@
+"""A multi-frame DICOM file, read frame by frame: `CineFile`. Imports pydicom.
+
+Only the elements in `_HEADER` are ever read, so nothing about a patient enters the process. No
+message tells the path: file names of studies hold names of people.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import UID
+
+from stages.errors import SourceError
+from stages.sources.dicom_calibration import Calibration, calibrate, read_regions
+from stages.sources.dicom_grey import DisplayTable, grey_table, palette_table
+from stages.sources.dicom_timing import CineTiming, read_timing
+from stages.sources.limits import check_size
+
+_HEADER: Final = (
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "BitsAllocated", "BitsStored", "PixelRepresentation", "BurnedInAnnotation",
+    "FrameTime", "FrameTimeVector", "CineRate", "RecommendedDisplayFrameRate",
+    "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "SequenceOfUltrasoundRegions",
+    *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue")
+      for part in ("Descriptor", "Data")),
+)  # fmt: skip
+_GREY: Final = ("MONOCHROME1", "MONOCHROME2")
+_PALETTE: Final = "PALETTE COLOR"
+_COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # all decode to RGB
+_MAX_TOTAL_PIXELS: Final = 1 << 36
+
+
+class CineFile:
+    """The frames of a DICOM cine, as they are to be shown.
+
+    Raises `SourceError` for what is no DICOM file, a single frame, missing, oversized or
+    unreadable pixels, a codec that is not installed, and text burned into the picture unless
+    ``allow_burned_in``.
+    """
+
+    def __init__(self, path: Path, source_id: str, *, allow_burned_in: bool) -> None:
+        self._path = path
+        self._name = f"source {source_id}"
+        header = self._read_header()
+        try:
+            self._check(header, allow_burned_in)
+            height, width = self.size_hw = int(header.Rows), int(header.Columns)
+            check_size(source_id, self.size_hw)
+            self.timing: CineTiming | None = read_timing(header, self.count)
+            regions = read_regions(header.get("SequenceOfUltrasoundRegions") or ())
+            self.calibration: Calibration = calibrate(regions, self.size_hw)
+            self._stored_shape: tuple[int, ...] = (height, width)
+            if header.PhotometricInterpretation in _COLOUR:
+                self._stored_shape = (height, width, 3)
+            self._table = self._make_table(header)
+        except SourceError:
+            raise
+        except Exception as error:  # a hostile header can break any conversion
+            raise SourceError(f"{self._name}: the DICOM header is damaged") from error
+        grey = header.PhotometricInterpretation in _GREY
+        self.shape: tuple[int, ...] = (height, width) if grey else (height, width, 3)
+        """Of the pixels that `write` fills."""
+
+    def frames(self) -> Generator[NDArray[Any], None, None]:
+        """The frames as stored, the first first, for `write`; one is in memory at a time.
+
+        Raises `SourceError` naming the frame that does not decode.
+        """
+        with _open(self._path) as file, closing(_decoded(file)) as decoded:
+            for number in range(1, self.count + 1):
+                yield self._decode(decoded, f"{self._name}: frame {number} of {self.count}")
+
+    def write(self, frame: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
+        """Show a frame of `frames` in ``pixels``, uint8 of `shape`."""
+        if self._table is None:
+            pixels[...] = frame
+        else:
+            self._table.write(frame, pixels)
+
+    def _decode(self, decoded: Iterator[NDArray[Any]], where: str) -> NDArray[Any]:
+        try:
+            frame = next(decoded)
+        except AttributeError as error:
+            raise SourceError(f"{self._name}: the file holds no pixel data") from error
+        except Exception as error:  # each codec has its own errors; StopIteration too
+            raise SourceError(
+                f"{where} does not decode; the file may be cut off or damaged"
+            ) from error
+        if frame.shape != self._stored_shape or frame.dtype.kind not in "ui":
+            raise SourceError(
+                f"{where} is {frame.dtype} {frame.shape}, "
+                f"expected integers of shape {self._stored_shape}"
+            )
+        return frame
+
+    def _read_header(self) -> Dataset:
+        try:
+            with _open(self._path) as file:
+                return dcmread(file, stop_before_pixels=True, specific_tags=list(_HEADER))
+        except InvalidDicomError as error:
+            raise SourceError(f"{self._name}: the file is no DICOM file") from error
+        except Exception as error:  # deep nesting, bad lengths, ...
+            raise SourceError(f"{self._name}: the DICOM header is damaged") from error
+
+    def _check(self, header: Dataset, allow_burned_in: bool) -> None:
+        """Refuse what cannot be shown, before anything is decoded; sets `count`."""
+        burned_in = str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES"
+        if burned_in and not allow_burned_in:
+            raise SourceError(
+                f"{self._name}: the pictures have text burned in, which may name a person; "
+                "expected a cleaned file, or allow_burned_in: true"
+            )
+        if header.get("Rows") is None or header.get("Columns") is None:
+            raise SourceError(f"{self._name}: the file holds no picture size")
+        self.count = int(header.get("NumberOfFrames") or 1)
+        total = int(header.Rows) * int(header.Columns) * self.count
+        if self.count < 2:
+            raise SourceError(f"{self._name}: the file holds one frame, expected a cine")
+        if total > _MAX_TOTAL_PIXELS:
+            raise SourceError(
+                f"{self._name}: the header claims {total} pixels in all, "
+                f"expected at most {_MAX_TOTAL_PIXELS}"
+            )
+        self._check_pixels(header)
+        self._check_codec(UID(header.file_meta.TransferSyntaxUID))
+
+    def _check_pixels(self, header: Dataset) -> None:
+        kind, bits = header.PhotometricInterpretation, int(header.BitsStored)
+        most_bits = 8 if kind in _COLOUR else 16
+        if kind not in (*_GREY, _PALETTE, *_COLOUR) or not 1 <= bits <= most_bits:
+            raise SourceError(
+                f"{self._name}: pixels are {kind} with {bits} bits, expected grey or palette "
+                "with at most 16 or colour with at most 8"
+            )
+
+    def _check_codec(self, syntax: UID) -> None:
+        try:
+            readable = get_decoder(syntax).is_available
+        except NotImplementedError:
+            readable = False
+        if not readable:
+            raise SourceError(
+                f"{self._name}: pixels are compressed as {syntax.name}, "
+                "for which no codec is installed"
+            )
+
+    def _make_table(self, header: Dataset) -> DisplayTable | None:
+        """How stored values show; decodes the first frame, so that a file of no use is refused
+        when it is opened."""
+        frames = self.frames()
+        first = next(frames)
+        frames.close()
+        if header.PhotometricInterpretation in _GREY:
+            return grey_table(header, first)
+        return palette_table(header) if header.PhotometricInterpretation == _PALETTE else None
+
+
+def _decoded(file: BinaryIO) -> Generator[NDArray[Any], None, None]:
+    """The frames as stored, but YBR as RGB, which is pydicom's default."""
+    yield from iter_pixels(file)
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file whose `name` is a number, so that no warning of pydicom's can tell the path."""
+    return open(os.open(path, os.O_RDONLY), "rb")

@@ -1,0 +1,80 @@
+"""The synthetic ultrasound stream as a source: `PhantomSource`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stages.base import Buffer, Picture, Section
+from stages.packets import Truth
+from stages.sources.limits import Fps, SourceId
+from stages.sources.pacing import PacedSource
+from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
+
+_Side = Annotated[int, Field(ge=96, le=4096, strict=True)]
+
+
+class PhantomConfig(Section):
+    """A synthetic scan with known truth."""
+
+    kind: Literal["phantom"] = "phantom"
+    source_id: SourceId = "phantom"
+    seed: int = Field(default=0, ge=0, strict=True)
+    """Seeds from 10000 on are kept for evaluation."""
+    size_hw: tuple[_Side, _Side] = (480, 640)
+    """(height, width) in pixels, each 96 to 4096."""
+    view: Literal["convex", "linear", "auto"] = "auto"
+    max_objects: int = Field(default=5, ge=1, le=5, strict=True)
+    fps: Fps | None = 30.0
+    """None: as fast as asked."""
+    frames: int | None = Field(default=None, ge=1, strict=True)
+    """Ends after so many pictures; None: never."""
+
+
+class PhantomSource(PacedSource):
+    """Grey pictures of a `PhantomScene`, frame 0 first; a `TruthSource`.
+
+    With a rate it keeps the schedule of a live camera: picture n is due n / fps seconds after
+    the first. Pictures due in the past are delivered at once, one by one, none left out. A
+    picture counts as captured when it is delivered, for it shows nothing that existed before.
+    The epoch stays 0.
+    """
+
+    class_names = CLASS_NAMES
+
+    def __init__(self, config: PhantomConfig) -> None:
+        super().__init__(config.source_id, config.size_hw, realtime=config.fps is not None)
+        self._scene = PhantomScene(config.seed, config.size_hw, config.view, config.max_objects)
+        self._period_ns = 1e9 / config.fps if config.fps is not None else 0.0
+        self._frames = config.frames
+        self._index = 0
+
+    def truth(self, frame_id: int) -> Truth:
+        """What can be seen in picture ``frame_id`` (>= 0); pure, so callable from any thread."""
+        seen = self._scene.truth(frame_id)
+        return Truth(
+            frame_id=frame_id,
+            object_ids=seen.object_ids,
+            class_ids=seen.class_ids,
+            masks=seen.masks,
+            counted=seen.counted,
+        )
+
+    def _next(self, buffer: Buffer) -> Picture | None:
+        if self._index == self._frames:
+            return None
+        rendered = self._scene.render(self._index)  # before the wait, so as to be on time
+        if self._pacer.wait(round(self._index * self._period_ns)) is None:
+            return None
+        self._index += 1
+        captured_ns = time.monotonic_ns()
+        pixels = buffer(rendered.shape)
+        pixels[...] = rendered
+        return Picture(
+            pixels=pixels,
+            epoch=0,
+            captured_ns=captured_ns,
+            spacing_mm=self._scene.spacing_mm,
+        )

@@ -1,0 +1,165 @@
+"""One pass over a local video file: `VideoFile`. The only file that imports PyAV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import av
+import av.logging
+import numpy as np
+from av.stream import Disposition
+from av.video.reformatter import Colorspace, VideoReformatter
+
+from stages.errors import SourceError
+from stages.sources.limits import MAX_PICTURE_PIXELS, check_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+FORMATS: Final = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "nut")
+"""FFmpeg's names of the containers that are opened (mov is mp4 too, matroska is webm too).
+Playlists (HLS, DASH, ffconcat) are not among them: they name other files and addresses."""
+
+_SIZE_LIMIT: Final = {"max_pixels": str(MAX_PICTURE_PIXELS)}
+_HD_HEIGHT: Final = 720  # untagged video: BT.709 from here on, BT.601 below, as is the custom
+_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
+_NOMINAL_NS: Final = 33_333_333  # where the file tells no usable rate
+
+
+class VideoFile:
+    """An open file and what decodes in it, in the order of display.
+
+    FFmpeg may open nothing but this file, reads only the containers in `FORMATS`, and refuses
+    pictures above the size limit before it allocates them. Raises `SourceError` where the file
+    is no such container, holds no video, or nothing in it decodes.
+    """
+
+    undecodable: int
+    """Packets so far that did not decode."""
+    period_ns: int
+    """Nominal time between two pictures."""
+    shape: tuple[int, ...]
+    """`shape_of` the first picture."""
+
+    def __init__(self, path: Path, source_id: str) -> None:
+        av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
+        self._source_id = source_id
+        self.undecodable = 0
+        self._container = self._open(path)
+        try:
+            self._stream = self._select_stream()
+            rate = self._stream.average_rate
+            self.period_ns = round(1e9 / rate) if rate and 0 < rate <= 1000 else _NOMINAL_NS
+            self._reformatter = VideoReformatter()
+            self._pictures = self._decode()
+            self._first = self._decode_first()
+            self.shape = self.shape_of(self._first)
+        except BaseException:
+            self.close()
+            raise
+
+    def pictures(self) -> Iterator[VideoFrame]:
+        """Every picture that decodes; a packet that does not is counted and skipped.
+
+        To be called once. Raises `SourceError` where the container turns out to be broken.
+        """
+        yield self._first
+        yield from self._pictures
+
+    def stamp_ns(self, picture: VideoFrame) -> int | None:
+        """The presentation time of a picture in nanoseconds, where it has one."""
+        if picture.pts is None or picture.time_base is None:
+            return None
+        return round(picture.pts * picture.time_base * 1_000_000_000)
+
+    def shape_of(self, picture: VideoFrame) -> tuple[int, ...]:
+        """(H, W) where grey is stored, else (H, W, 3); raises `SourceError` above the limit."""
+        size_hw = (picture.height, picture.width)
+        check_size(self._source_id, size_hw)
+        return size_hw if picture.format.name.startswith("gray") else (*size_hw, 3)
+
+    def write(self, picture: VideoFrame, pixels: NDArray[np.uint8]) -> None:
+        """Convert ``picture`` into ``pixels``, uint8 of its `shape_of`, full range.
+
+        Raises `SourceError` for a pixel format that cannot be converted.
+        """
+        untagged = picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
+        try:
+            converted = self._reformatter.reformat(
+                picture,
+                format="gray" if pixels.ndim == 2 else "rgb24",
+                src_colorspace=Colorspace.ITU709 if untagged else None,
+                threads=1,
+            )
+        except av.FFmpegError as error:
+            raise SourceError(
+                f"source {self._source_id}: pictures of format {picture.format.name} "
+                f"cannot be converted: {_reason(error)}"
+            ) from error
+        plane = converted.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        pixels.reshape(picture.height, -1)[...] = rows[: picture.height, : pixels[0].size]
+
+    def close(self) -> None:
+        """Close the file; may be called more than once."""
+        self._container.close()
+
+    def _open(self, path: Path) -> av.container.InputContainer:
+        options = {
+            "protocol_whitelist": "file",
+            "format_whitelist": ",".join(FORMATS),
+            **_SIZE_LIMIT,
+        }
+        try:
+            return av.open(str(path), options=options, metadata_errors="ignore")
+        except Exception as error:  # PyAV raises many kinds on a broken file
+            raise SourceError(
+                f"source {self._source_id}: the file is no readable video, expected one of the "
+                f"containers {', '.join(FORMATS)}: {_reason(error)}"
+            ) from error
+
+    def _select_stream(self) -> VideoStream:
+        """The first video stream that is not cover art, its decoder set up."""
+        for stream in self._container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                stream.thread_type = "NONE"  # frame threads would add a delay each
+                stream.codec_context.options = _SIZE_LIMIT
+                return stream
+        raise SourceError(f"source {self._source_id}: the file holds no video stream")
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except Exception as error:  # PyAV raises many kinds on a broken file
+                raise SourceError(
+                    f"source {self._source_id}: the file is broken: {_reason(error)}"
+                ) from error
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError:
+                self.undecodable += 1
+                continue
+            yield from decoded
+
+    def _decode_first(self) -> VideoFrame:
+        first = next(self._pictures, None)
+        if first is None:
+            raise SourceError(
+                f"source {self._source_id}: no picture in the file decodes, expected a known "
+                f"codec and pictures of at most {MAX_PICTURE_PIXELS} pixels"
+            )
+        return first
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's own words, without the path."""
+    return getattr(error, "strerror", None) or type(error).__name__
