@@ -1,0 +1,227 @@
+"""ZmqPublisher: results and state for anyone on this host who subscribes."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import re
+import socket as sockets
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import zmq
+from pydantic import Field
+
+from kpi.emit import emit
+from kpi.events import SourceState, SubscriberState
+from stages.base import Section
+from stages.errors import ConfigError, MaskstreamError
+from stages.packets import HostPacket
+from stages.wire import Kind, WireError, decode, encode_result, encode_state, topic
+
+STATE_EVERY_S = 1.0
+LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
+MAX_INBOUND_BYTES = 1024
+"""Subscribers send nothing but subscriptions."""
+MAX_READS_A_POLL = 256
+"""So that a flood of subscriptions cannot hold up the results."""
+
+
+class PublishError(MaskstreamError):
+    """The results cannot be offered."""
+
+
+class ZmqPublisherConfig(Section):
+    """`results:` of the configuration."""
+
+    endpoint: str = "tcp://127.0.0.1:5556"
+    """tcp://ADDRESS:PORT on loopback, port 0 or * takes a free one; or ipc://PATH."""
+    hwm: int = Field(default=4, ge=1, le=1000)
+    """Messages kept for a slow subscriber; what comes after is lost to that one alone."""
+    masks: Literal["bits", "none"] = "bits"
+    linger_ms: int = Field(default=500, ge=0, le=10_000)
+    """How long `close` may go on delivering."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    state: SourceState
+    epoch: int
+
+
+class ZmqPublisher:
+    """A `Sink`. It is made in one thread and then belongs to the egress thread alone: libzmq lets
+    a socket move to another thread across a full memory fence, which starting a thread is.
+    `announce` may be called, and `wants_masks` and `subscribers` read, from anywhere.
+
+    Sending never blocks. libzmq drops a message for a subscriber whose queue is full and does not
+    say so; the subscriber sees the gap in `seq`.
+    """
+
+    def __init__(
+        self, config: ZmqPublisherConfig, source_id: str, class_names: Sequence[str]
+    ) -> None:
+        """Bind. Raises `ConfigError` for an endpoint beyond this host and for names that cannot
+        be sent, `PublishError` where the endpoint cannot be bound."""
+        self._config = config
+        self._source_id = source_id
+        self._class_names = tuple(class_names)
+        self._now = _State("connecting", 0)
+        self._sent: _State | None = None
+        self._state_due = 0.0
+        self._seq = 0
+        self._counts: dict[Kind, int] = {"result": 0, "state": 0}
+        self.wants_masks = False
+        self.packets_sent = 0
+        """Result packets made and handed to libzmq, whether or not anyone received them."""
+        self.bytes_sent = 0
+        """Their bytes."""
+        try:
+            decode(self._encode_state())
+        except WireError as error:
+            raise ConfigError(
+                f"results: source id or class names cannot be sent: {error}"
+            ) from None
+        self._context = zmq.Context()
+        try:
+            self._socket = _bind(self._context, config)
+        except BaseException:
+            self._context.term()
+            raise
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        """What was bound, with the port in numbers."""
+
+    @property
+    def subscribers(self) -> int:
+        """Subscriptions, as of the last `poll`, that this source's results match."""
+        return self._counts["result"]
+
+    def announce(self, state: SourceState, epoch: int) -> None:
+        """Set the state that the next `poll` publishes. `write` itself announces `streaming`."""
+        self._now = _State(state, epoch)
+
+    def write(self, packet: HostPacket) -> None:
+        """Publish one packet, with its masks where it carries them and the configuration does not
+        say `none`. Raises `WireError` where its header outgrows what a reader accepts."""
+        self._now = _State("streaming", packet.info.epoch)
+        encoding = self._config.masks if packet.masks is not None else "none"
+        message = encode_result(packet, self._seq, self._class_names, encoding)
+        self._seq += 1
+        self._socket.send(message, zmq.NOBLOCK)
+        self.packets_sent += 1
+        self.bytes_sent += len(message)
+
+    def poll(self) -> None:
+        """Take in who came and went; send the state when it changed, to a late joiner, and every
+        second."""
+        joined = self._read_subscriptions()
+        if joined or self._now != self._sent or time.monotonic() >= self._state_due:
+            self._send_state()
+
+    def close(self) -> None:
+        """Say that the stream ended, deliver for `linger_ms` at most, release the endpoint.
+
+        Takes 0.3 s longer while someone subscribes to the state: a queue that is full of the last
+        results swallows the last state, so that one is said again as the queue drains.
+        """
+        if self._socket.closed:
+            return
+        if self._now.state != "failed":
+            self.announce("ended", self._now.epoch)
+        self._send_state()
+        for pause_s in LAST_STATE_AGAIN_S if self._counts["state"] else ():
+            time.sleep(pause_s)
+            self._send_state()
+        self._socket.close()
+        self._context.term()
+
+    def _read_subscriptions(self) -> bool:
+        """Whether someone subscribed to the state."""
+        joined = False
+        before = dict(self._counts)
+        for _ in range(MAX_READS_A_POLL):
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            change = {b"\x01": 1, b"\x00": -1}.get(message[:1], 0)
+            for kind, count in self._counts.items():
+                if topic(kind, self._source_id).startswith(message[1:]):
+                    self._counts[kind] = max(0, count + change)
+                    joined |= kind == "state" and change > 0
+        self.wants_masks = self.subscribers > 0 and self._config.masks != "none"
+        for kind, count in self._counts.items():
+            if count != before[kind]:
+                emit(SubscriberState(f"{kind}/{self._source_id}", count))
+        return joined
+
+    def _send_state(self) -> None:
+        self._sent = self._now
+        self._state_due = time.monotonic() + STATE_EVERY_S
+        self._socket.send(self._encode_state(), zmq.NOBLOCK)
+
+    def _encode_state(self) -> bytes:
+        last_seq = self._seq - 1 if self._seq else None
+        state, epoch = self._now.state, self._now.epoch
+        return encode_state(self._source_id, epoch, state, last_seq, self._class_names)
+
+
+def _bind(context: zmq.Context[zmq.Socket[bytes]], config: ZmqPublisherConfig) -> zmq.Socket[bytes]:
+    _check_local(config.endpoint)
+    socket = context.socket(zmq.XPUB)
+    options = {
+        zmq.XPUB_VERBOSER: 1,  # every single coming and going, so that they can be counted
+        zmq.SNDHWM: config.hwm,
+        zmq.LINGER: config.linger_ms,
+        zmq.MAXMSGSIZE: MAX_INBOUND_BYTES,
+        zmq.HEARTBEAT_IVL: 1000,
+        zmq.HEARTBEAT_TIMEOUT: 3000,
+        zmq.HEARTBEAT_TTL: 3000,
+        zmq.HANDSHAKE_IVL: 5000,
+    }
+    for option, value in options.items():
+        socket.setsockopt(option, value)
+    try:
+        socket.bind(config.endpoint)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        raise _bind_error(config.endpoint, error.errno, error.strerror or "") from error
+    return socket
+
+
+def _bind_error(endpoint: str, code: int | None, reason: str) -> PublishError:
+    if code == errno.EADDRINUSE:
+        reason = "address already in use (expected a free port; port 0 takes any)"
+    return PublishError(f"results: cannot bind {endpoint}: {reason}")
+
+
+def _check_local(endpoint: str) -> None:
+    """Refuse what others than this host could reach, and what libzmq would quietly destroy."""
+    if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
+        _check_ipc(endpoint, endpoint.removeprefix("ipc://"))
+        return
+    match = re.fullmatch(r"tcp://\[?([0-9a-fA-F.:]+?)\]?:(\d+|\*)", endpoint)
+    try:
+        local = match is not None and ipaddress.ip_address(match[1]).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ConfigError(
+            f"results: endpoint: got {endpoint!r}, expected an address of this host alone: "
+            "tcp://127.0.0.1:PORT or ipc://PATH"
+        )
+
+
+def _check_ipc(endpoint: str, path: str) -> None:
+    """libzmq removes whatever lies at the path before it binds: a file, or a live socket."""
+    if path.startswith(("@", "*")) or not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise ConfigError(f"results: endpoint: {path} is a file, expected a new path or a socket")
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        if probe.connect_ex(path) == 0:
+            raise _bind_error(endpoint, errno.EADDRINUSE, "")
