@@ -1,0 +1,1 @@
+"""Not shipped: rendering the phantom, training and judging the demo weights."""

@@ -1,0 +1,151 @@
+"""``python -m tools.train_sam2``: train the demo SAM2 on rendered clips, on the CPU.
+
+The picture phase teaches prompts on single pictures; the clip phase adds memory, with pictures
+mixed in. Both are needed, in this order. Same clips, steps and threads give the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor, nn
+
+from tools.averaging import averaged_copy
+from tools.batches import clip_batch, picture_batch
+from tools.phantom_clips import ClipSet, load_clips
+from tools.sam2_steps import DecoderTap, clip_step, picture_step
+from tools.weights import SAM2_YAML, build_sam2, load_weights, save_weights
+
+Step = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What determines the weights, besides the clips."""
+
+    phase: str
+    steps: int
+    pictures: int
+    clips: int
+    peak_rate: float
+    tracking_rate: float
+    seed: int
+    ema: float = 0.998
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+
+# Parts that only tracking uses; they learn faster, since the clip phase finds them untouched.
+_TRACKING_PARTS = ("memory_", "obj_ptr_", "maskmem_", "mask_downsample", "no_obj_")
+
+PICTURES = Recipe(
+    "pictures", steps=900, pictures=20, clips=0, peak_rate=6e-4, tracking_rate=6e-4, seed=1
+)
+CLIPS = Recipe("clips", steps=360, pictures=16, clips=3, peak_rate=5e-4, tracking_rate=8e-4, seed=2)
+
+
+def make_step(model: SAM2Base, tap: DecoderTap, clips: ClipSet, recipe: Recipe) -> Step:
+    """The loss of one training step, by its number."""
+    rng = np.random.default_rng(recipe.seed)
+
+    def step(number: int) -> Tensor:
+        loss = picture_step(
+            model, tap, picture_batch(clips, recipe.pictures, rng), int(number % 5 == 4)
+        )
+        if recipe.clips:
+            loss = loss + clip_step(model, tap, clip_batch(clips, recipe.clips, rng))
+        return loss
+
+    return step
+
+
+def train(
+    model: SAM2Base,
+    clips: ClipSet,
+    recipe: Recipe,
+    save: Callable[[nn.Module, int], None],
+    every: int = 100,
+) -> list[float]:
+    """Train ``model`` in place; ``save`` gets the averaged model now and then and at the end.
+
+    Returns each step's loss.
+    """
+    torch.manual_seed(recipe.seed)
+    averaged = averaged_copy(model, recipe.ema)
+    tap = DecoderTap(model)
+    step = make_step(model, tap, clips, recipe)
+    parts = list(model.named_parameters())
+    rates = [recipe.peak_rate, recipe.tracking_rate]
+    groups = [
+        {"params": [p for name, p in parts if name.startswith(_TRACKING_PARTS) is tracking]}
+        for tracking in (False, True)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.peak_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=recipe.steps, pct_start=0.08
+    )
+    losses: list[float] = []
+    started = time.monotonic()
+    for number in range(recipe.steps):
+        loss = step(number)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        schedule.step()
+        averaged.update_parameters(model)
+        losses.append(float(loss.detach()))
+        if (number + 1) % every == 0 or number + 1 == recipe.steps:
+            mean = float(np.mean(losses[-every:]))
+            seconds = time.monotonic() - started
+            print(f"{recipe.phase} {number + 1}/{recipe.steps} loss {mean:.4f} {seconds:.0f} s",
+                  flush=True)  # fmt: skip
+            save(averaged.module, number + 1)
+    tap.remove()
+    return losses
+
+
+def main() -> None:
+    """Train one or both phases and write a weights file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("clips", type=Path, help="folder written by tools.render_phantom")
+    parser.add_argument("out", type=Path, help="weights file (.safetensors) to write")
+    parser.add_argument("--start", type=Path, help="weights file to start from")
+    parser.add_argument("--phase", choices=("pictures", "clips", "both"), default="both")
+    parser.add_argument("--steps", type=int, help="steps of each phase, in place of the recipe's")
+    parser.add_argument("--seed", type=int, help="in place of each phase's own")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="four steps of each phase")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    clips = load_clips(arguments.clips)
+    torch.manual_seed(0)
+    model = build_sam2()
+    if arguments.start:
+        load_weights(arguments.start, model)
+    for base in (PICTURES, CLIPS):
+        if arguments.phase not in (base.phase, "both"):
+            continue
+        steps = 4 if arguments.quick else arguments.steps or base.steps
+        seed = base.seed if arguments.seed is None else arguments.seed
+        recipe = replace(base, steps=steps, seed=seed)
+
+        def save(averaged: nn.Module, number: int, recipe: Recipe = recipe) -> None:
+            save_weights(
+                arguments.out, averaged, SAM2_YAML,
+                {**asdict(recipe), "done": number, "seeds": len(set(clips.seeds.tolist()))},
+            )  # fmt: skip
+
+        train(model, clips, recipe, save)
+        load_weights(arguments.out, model)
+
+
+if __name__ == "__main__":
+    main()
