@@ -197,9 +197,15 @@ def _say_end(facts: RunFacts, folder: RunFolder, console: Console) -> None:
     if error is not None:
         if not isinstance(error, MaskstreamError) or error.__cause__ is not None:
             folder.error_log.write_text("".join(traceback.format_exception(error)))
-        console.print(f"maskstream: {one_line(error)}", style="red", highlight=False, markup=False)
-    console.print(closing_line(facts), highlight=False, markup=False)
-    console.print(f"run folder: {folder.path}", highlight=False, markup=False)
+        console.print(
+            f"maskstream: {one_line(error)}",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(closing_line(facts), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"run folder: {folder.path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
