@@ -244,7 +244,6 @@ def test_a_position_code_left_on_the_host_is_found(
 
 def spoil_and_run(*tracker: Any) -> None:
     with fake_cuda(*tracker) as (step, picture, boxes):
-        step.sam.no_mem_embed = nn.Parameter(torch.zeros(1, 1, 32))
         attention = step.sam.memory_attention.layers[0].self_attn
         attention.freqs_cis = torch.ones_like(attention.freqs_cis, device="cpu")
         step(picture, boxes)
