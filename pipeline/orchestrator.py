@@ -75,6 +75,8 @@ class Orchestrator:
         self._plan = plan
         self._preview = preview
         self.audited = Audited()
+        self.epoch = 0
+        """Of the newest frame."""
 
     def run(self, grab: Grab, stop: threading.Event) -> None:
         """Process every frame of `grab`.
@@ -94,6 +96,7 @@ class Orchestrator:
     def _process(self, frame: Frame) -> None:
         if self._preview is not None:
             self._preview.offer(frame)
+        self.epoch = frame.epoch
         name = FrameName(frame.source_id, frame.epoch, frame.frame_id)
         times = self._timer.frame()
         try:

@@ -129,6 +129,7 @@ class _Frames:
                 self._orchestrator.run(self._grab, stop)
         except Exception as caught:
             error = caught
+            self._announce_failure()
         error = self._wind_down() or error
         sampler.close()
         return self._facts(error)
@@ -142,6 +143,11 @@ class _Frames:
         console.print(f"waiting for {wanted} subscriber(s)", highlight=False)
         while publisher.subscribers < wanted and not stop.wait(_POLL_S):
             pass
+
+    def _announce_failure(self) -> None:
+        """Subscribers are told before the stream ends that it did not end well."""
+        if self._parts.publisher is not None:
+            self._parts.publisher.announce("failed", self._orchestrator.epoch)
 
     def _wind_down(self) -> Exception | None:
         """Stop the threads; what was grabbed and will not be published counts as stopped."""

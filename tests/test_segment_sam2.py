@@ -60,6 +60,10 @@ def model(files: tuple[Path, Path]) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def official(model: nn.Module) -> SAM2ImagePredictor:
+    return official_predictor(model)
+
+
+def official_predictor(model: nn.Module) -> SAM2ImagePredictor:
     """Unmodified but for the feature sizes, which it hard-codes for 1024 pixels."""
     predictor = SAM2ImagePredictor(model)
     predictor._bb_feat_sizes = [(SIZE // stride, SIZE // stride) for stride in (4, 8, 16)]
@@ -136,6 +140,17 @@ class TestParity:
             assert np.abs(clamped(result.logits[row]) - logits).max() < TOLERANCE, prompt
             assert abs(float(result.quality[row]) - quality) < TOLERANCE, prompt
         assert result.valid.tolist() == [True] * 7 + [False]
+
+    def test_only_a_lone_click_gives_the_best_of_three_masks(self, tmp_path: Path) -> None:
+        """Without the stability fallback, which would often pick that mask anyway."""
+        files, of, prompts = write_model(tmp_path, stability=False), frame(seed=2), (CLICK, BOX)
+        predictor = official_predictor(build_sam2(str(files[0]), files[1], None, CPU))
+        result = make(files, *prompts).segment(detections(of, []))
+        for row, prompt in enumerate(prompts):
+            logits, _ = reference(predictor, of, prompt)
+            assert np.abs(clamped(result.logits[row]) - logits).max() < TOLERANCE
+        _, _, single = predictor.predict(np.array(CLICK.points), np.array([1]), None, None, False)
+        assert np.abs(clamped(result.logits[0]) - single[0]).max() > 0.1
 
     def test_masks_at_frame_size(
         self, segmenter: Sam2ImageSegmenter, official: SAM2ImagePredictor

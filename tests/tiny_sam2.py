@@ -50,10 +50,13 @@ def write_structure(folder: Path, structure: Any = None) -> Path:
     return path
 
 
-def write_model(folder: Path, seed: int = 0) -> tuple[Path, Path]:
-    """A YAML file and a safetensors file in `folder`."""
-    structure = write_structure(folder)
-    torch.manual_seed(seed)
+def write_model(folder: Path, stability: bool = True) -> tuple[Path, Path]:
+    """A YAML file and a safetensors file in `folder`; `stability`: whether an unstable single
+    mask gives way to the best of three."""
+    settings = tiny_structure()
+    settings.model.sam_mask_decoder_extra_args.dynamic_multimask_via_stability = stability
+    structure = write_structure(folder, settings)
+    torch.manual_seed(0)
     network = build_structure(str(structure))
     enliven(network)
     weights = folder / "tiny.safetensors"

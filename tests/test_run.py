@@ -1,0 +1,181 @@
+"""Whole runs with the demo weights: the main job, the audit, a subscriber in another process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipeline.config import load_config
+from pipeline.run import RunOptions, start
+
+LOCAL = ["results.endpoint=tcp://127.0.0.1:0", "http.port=0"]
+UNPACED = [*LOCAL, "source.fps=null"]
+
+
+def run(out: Path, config: str, options: RunOptions, *overrides: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and summary of one run in this process."""
+    settings = RunOptions(options.frames, out, options.audit, options.wait_subscribers)
+    with (out.parent / "log.txt").open("w") as log:
+        code = start(load_config(config, overrides), settings, Console(file=log))
+    return code, json.loads((out / "summary.json").read_text())
+
+
+def events(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "kpi.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short demo run."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    code, _ = run(out, "demo", RunOptions(frames=60), *UNPACED)
+    assert code == 0
+    return out
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_accounts_for_every_frame_and_copies_nothing(demo: Path) -> None:
+    summary = json.loads((demo / "summary.json").read_text())
+    frames, copies = summary["frames"], summary["host_copies"]
+    assert frames["grabbed"] == 60
+    assert frames["grabbed"] == frames["published"] + sum(frames["dropped"].values())
+    assert frames["published"] >= 59
+    assert summary["audited_frames"] == 3
+    assert (copies["hot_path_d2h"], copies["hot_path_h2d"], copies["hot_path_syncs"]) == (0, 0, 0)
+    assert copies["upload_h2d"] == copies["header_d2h"] == 60
+    assert summary["exit_code"] == 0
+    assert summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+
+
+@pytest.mark.timeout(300)
+def test_the_demo_finds_what_is_there(demo: Path) -> None:
+    quality = json.loads((demo / "summary.json").read_text())["quality"]
+    assert quality["object_frames"] > 60
+    assert quality["mean_iou"] >= 0.80
+    assert quality["recall"] >= 0.90
+
+
+def test_the_demo_leaves_a_picture_with_colour_on_it(demo: Path) -> None:
+    pixels = np.asarray(Image.open(demo / "preview.png").convert("RGB")).astype(int)
+    assert pixels.shape == (480, 640, 3)
+    coloured = np.abs(pixels[..., 0] - pixels[..., 2]) > 40
+    assert coloured.mean() > 0.005
+
+
+def test_the_demo_tells_its_events(demo: Path) -> None:
+    told = events(demo)
+    names = [event["event"] for event in told]
+    assert names[0] == "run_started"
+    assert "run_finished" in names
+    assert names.count("frame_published") == 60
+    masks = [event for event in told if event["event"] == "sam_mask_output"]
+    assert len(masks) == 60
+    assert {event["as_numpy"] for event in masks} == {0}
+    published = next(event for event in told if event["event"] == "frame_published")
+    assert set(published["stages_ms"]) == {"detect", "segment", "pack", "to_host"}
+    assert all(earlier["ts"] <= later["ts"] for earlier, later in pairwise(told))
+
+
+def test_the_resolved_config_and_endpoints_are_written(demo: Path) -> None:
+    assert load_config(str(demo / "config.yaml")).name == "demo"
+    endpoints = json.loads((demo / "endpoints.json").read_text())
+    assert endpoints["results"].startswith("tcp://127.0.0.1:")
+    assert endpoints["http"].startswith("http://127.0.0.1:")
+
+
+@pytest.mark.timeout(300)
+def test_the_audit_passes_on_the_resident_chain(tmp_path: Path) -> None:
+    code, summary = run(tmp_path / "run", "demo", RunOptions(frames=12, audit=True), *UNPACED)
+    assert code == 0
+    assert summary["audited_frames"] == summary["frames"]["published"] == 12
+
+
+@pytest.mark.timeout(300)
+def test_the_audit_fails_on_as_numpy_and_names_the_copy(tmp_path: Path) -> None:
+    options = RunOptions(frames=12, audit=True)
+    code, summary = run(tmp_path / "run", "demo", options, *UNPACED, "as_numpy=true")
+    assert code == 1
+    assert "stages/as_numpy.py" in summary["error"]
+    frames = summary["frames"]
+    assert frames["grabbed"] == frames["published"] + sum(frames["dropped"].values())
+
+
+@pytest.mark.timeout(300)
+def test_as_numpy_runs_and_its_summary_says_what_it_costs(tmp_path: Path) -> None:
+    code, summary = run(tmp_path / "run", "demo", RunOptions(frames=10), *UNPACED, "as_numpy=true")
+    assert code == 0
+    assert summary["as_numpy"] is True
+    assert summary["host_copies"]["hot_path_d2h"] > 0
+    assert summary["host_copies"]["hot_path_syncs"] > 0
+    masks = [e for e in events(tmp_path / "run") if e["event"] == "sam_mask_output"]
+    assert {event["as_numpy"] for event in masks} == {1}
+
+
+@pytest.mark.timeout(300)
+def test_both_chains_publish_the_same_masks(tmp_path: Path) -> None:
+    found = []
+    for name, as_numpy in (("resident", "false"), ("legacy", "true")):
+        overrides = [*UNPACED, f"as_numpy={as_numpy}"]
+        _, summary = run(tmp_path / name, "demo", RunOptions(frames=8), *overrides)
+        found.append(summary["quality"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.timeout(300)
+def test_the_cine_segments_its_prompt(tmp_path: Path) -> None:
+    overrides = [*LOCAL, "source.realtime=false", "grab.mailbox=every"]
+    code, summary = run(tmp_path / "run", "ultrasound_cine", RunOptions(), *overrides)
+    assert code == 0
+    assert summary["frames"]["published"] == 30
+    published = [e for e in events(tmp_path / "run") if e["event"] == "frame_published"]
+    assert {event["objects"] for event in published} == {1}
+    assert (tmp_path / "run" / "preview.png").is_file()
+
+
+SUBSCRIBER = """
+import sys
+from stages.client import Subscriber
+with Subscriber(sys.argv[1], high_water_mark=1000) as results:
+    frames, masks = [], 0
+    while len(frames) < int(sys.argv[2]):
+        message = results.receive(60.0)
+        if message is None:
+            break
+        frames.append(message.frame_id)
+        masks += len(message.masks())
+    assert "torch" not in sys.modules
+    print(len(frames), results.lost, masks, frames == sorted(frames))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_subscriber_in_another_process_gets_every_packet(tmp_path: Path) -> None:
+    endpoint, count = f"ipc://{tmp_path}/results", 60
+    subscriber = subprocess.Popen(
+        [sys.executable, "-c", SUBSCRIBER, endpoint, str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    options = RunOptions(frames=count, wait_subscribers=1)
+    overrides = [*UNPACED, f"results.endpoint={endpoint}", "results.hwm=1000"]
+    code, summary = run(tmp_path / "run", "demo", options, *overrides)
+    out, err = subscriber.communicate(timeout=60)
+    assert code == 0
+    assert summary["frames"]["published"] == count
+    received, lost, masks, ordered = out.split()
+    assert (int(received), int(lost), ordered) == (count, 0, "True"), err
+    objects = sum(
+        e.get("objects", 0) for e in events(tmp_path / "run") if e["event"] == "frame_published"
+    )
+    assert int(masks) == objects > 0
