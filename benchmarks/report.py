@@ -17,6 +17,8 @@ from rich.table import Table
 
 from pipeline.versions import versions
 
+_LOG_COLUMNS = 170
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """An argument parser with `--quick` and `--json FILE`."""
@@ -33,7 +35,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*(_shown(value) for value in row))
-    Console().print(table)
+    screen = Console()
+    wide = screen if screen.is_terminal else Console(width=_LOG_COLUMNS)
+    wide.print(table)
 
 
 def write_json(path: Path | None, benchmark: str, results: Mapping[str, object]) -> None:
