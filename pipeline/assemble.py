@@ -74,12 +74,14 @@ def assemble(
     )
     http = _serve(config, metrics, status, stack)
     detector = DETECTORS.create(config.detector, device)
-    publisher = build_publisher(config, source.source_id, detector.class_names)
+    classes = detector.class_names
+    segmenter = SEGMENTERS.create(config.segmenter, device, len(classes))
+    names = (*classes, *segmenter.prompt_names)
+    publisher = build_publisher(config, source.source_id, names)
     if publisher is not None:
         stack.callback(publisher.close)
-    chain = build_chain(config, device, detector, SEGMENTERS.create(config.segmenter, device))
+    chain = build_chain(config, device, detector, segmenter)
     warm_up(chain, source.size_hw, device)
-    names = detector.class_names
     return Assembly(
         config=config,
         device=device,
@@ -87,7 +89,7 @@ def assemble(
         source=source,
         chain=chain,
         publisher=publisher,
-        quality=QualityCheck(source, names) if isinstance(source, TruthSource) else None,
+        quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
         preview=Preview(folder.preview, config.preview.every, names) if config.preview else None,
         tally=tally,
         metrics=metrics,

@@ -84,8 +84,7 @@ def draw(
 
 def label(packet: HostPacket, row: int, class_names: tuple[str, ...]) -> str:
     """`#id name score` of one object."""
-    class_id = int(packet.class_ids[row])
-    name = class_names[class_id] if 0 <= class_id < len(class_names) else "prompt"
+    name = class_names[int(packet.class_ids[row])]
     return f"#{packet.object_ids[row]} {name} {packet.scores[row]:.2f}"
 
 
@@ -98,6 +97,6 @@ def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _colour(class_id: int, row: int) -> tuple[int, int, int]:
     """A hue a class, a shade a row, so that neighbours of one class still differ."""
-    hue = (0.08 + max(class_id, 0) * _GOLDEN_RATIO + (0.05 * row)) % 1.0
+    hue = (0.08 + class_id * _GOLDEN_RATIO + (0.05 * row)) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
     return int(red * 255), int(green * 255), int(blue * 255)

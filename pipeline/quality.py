@@ -16,10 +16,10 @@ MATCH_IOU = 0.5
 class QualityCheck:
     """A sink that asks the source for the truth of every published frame.
 
-    Each counted truth object is paired with at most one result of its class, the pairs with the
-    highest mask IoU first. Its IoU enters the mean; a miss counts 0. Recall is the share with
-    IoU >= 0.5. A result that fits no counted object is a false alarm, unless it lies on a truth
-    object too small to be counted.
+    Each counted truth object is paired with at most one result of its class (a prompted result
+    has none and fits any), the pairs with the highest mask IoU first. Its IoU enters the mean; a
+    miss counts 0. Recall is the share with IoU >= 0.5. A result that fits no counted object is a
+    false alarm, unless it lies on a truth object too small to be counted.
     """
 
     wants_masks = True
@@ -37,7 +37,8 @@ class QualityCheck:
         truth = self._source.truth(packet.info.frame_id)
         iou = mask_iou(np.packbits(truth.masks, axis=-1), packet.masks)
         same_class = truth.class_ids[:, None] == packet.class_ids[None, :]
-        iou = np.where(same_class | (packet.class_ids[None, :] < 0), iou, 0.0)
+        prompted = packet.class_ids >= len(self._class_names)
+        iou = np.where(same_class | prompted[None, :], iou, 0.0)
         pairs = match(iou)
         self._count_truth(truth, pairs)
         self._count_results(truth, pairs, len(packet.object_ids))

@@ -76,6 +76,8 @@ class Segmenter(Protocol):
     """Boxes to masks, on the frame's device."""
 
     identity: Identity
+    prompt_names: tuple[str, ...]
+    """Names of the configured prompts; their class ids follow those of the detector."""
 
     def segment(self, detections: Detections) -> Tracks:
         """N slots. No host copy, no host wait."""

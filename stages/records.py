@@ -106,7 +106,7 @@ class Tracks(Record):
     scores: Tensor
     """float32 (N,), score of the last detection behind the slot; 1 for a prompt."""
     class_ids: Tensor
-    """int32 (N,); -1 where no class is known."""
+    """int32 (N,); the detector's classes, then the configured prompts; -1 in an empty slot."""
     valid: Tensor
     """bool (N,)."""
 

@@ -73,9 +73,9 @@ def test_the_wrong_class_is_a_miss_and_a_false_alarm() -> None:
     assert (summary["mean_iou"], summary["precision"]) == (0.0, 0.0)
 
 
-def test_a_prompted_object_has_no_class_and_fits_any() -> None:
+def test_a_prompted_object_fits_any_class() -> None:
     truth = KnownTruth([square(0, 0)], [0], [True])
-    assert judged(truth, packet([square(0, 0)], [-1]))["mean_iou"] == 1.0
+    assert judged(truth, packet([square(0, 0)], [len(NAMES)]))["mean_iou"] == 1.0
 
 
 def test_an_uncounted_object_neither_helps_nor_harms() -> None:

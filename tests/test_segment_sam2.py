@@ -39,6 +39,7 @@ from tests.tiny_sam2 import (
 
 CPU = torch.device("cpu")
 BUILT_ONCE = functools.cache(build_sam2)
+FIRST_PROMPT_CLASS = 7
 TOLERANCE = 1e-4
 BOXES = [[5.0, 6.0, 60.0, 50.0], [20.5, 30.0, 131.0, 90.0], [0.0, 0.0, 131.0, 90.0]]
 CLICK = PromptConfig(points=((40.0, 30.0),), labels=(1,))
@@ -87,7 +88,7 @@ def make(
     config = Sam2ImageConfig(
         model=str(files[0]), checkpoint=files[1], max_objects=max_objects, prompts=prompts
     )
-    return Sam2ImageSegmenter(config, torch.device(device))
+    return Sam2ImageSegmenter(config, torch.device(device), FIRST_PROMPT_CLASS)
 
 
 def reference(predictor: SAM2ImagePredictor, of: Frame, prompt: PromptConfig) -> tuple[Any, float]:
@@ -185,7 +186,7 @@ class TestSlots:
         segmenter = make(files, BOX, CLICK, max_objects=6)
         result = segmenter.segment(detections(frame(), BOXES, [True, False, True]))
         assert result.valid.tolist() == [True, True, True, False, True, False]
-        assert result.class_ids.tolist() == [-1, -1, 0, 1, 2, -1]
+        assert result.class_ids.tolist() == [7, 8, 0, 1, 2, -1]
         np.testing.assert_allclose(result.scores, [1, 1, 0.9, 0.7, 0.5, 0], atol=1e-6)
         assert result.age_frames.tolist() == [0] * 6
         assert result.logits.shape == (6, SIZE // 4, SIZE // 4)
@@ -205,7 +206,7 @@ class TestSlots:
         of = frame()
         result = segmenter.segment(detections(of, rows, [False, True, False, True, True, True]))
         assert result.valid.tolist() == [True] * 3
-        assert result.class_ids.tolist() == [-1, 1, 3]
+        assert result.class_ids.tolist() == [7, 1, 3]
         assert int(segmenter.unplaced) == 2
         alone = make(files).segment(detections(of, rows[3:4]))
         assert (result.logits[2] - alone.logits[0]).abs().max() < TOLERANCE
@@ -216,7 +217,7 @@ class TestSlots:
     def test_prompts_may_take_every_slot(self, files: tuple[Path, Path]) -> None:
         segmenter = make(files, BOX, CLICK, max_objects=2)
         result = segmenter.segment(detections(frame(), BOXES))
-        assert result.class_ids.tolist() == [-1, -1]
+        assert result.class_ids.tolist() == [7, 8]
         assert int(segmenter.unplaced) == 3
 
     def test_no_prompt_and_no_detection(self, segmenter: Sam2ImageSegmenter) -> None:

@@ -75,8 +75,15 @@ class Sam2ImageSegmenter:
 
     identity: Identity = "none"
 
-    def __init__(self, config: Sam2ImageConfig, device: torch.device) -> None:
-        """Build and load the model; raises `ConfigError`."""
+    def __init__(
+        self, config: Sam2ImageConfig, device: torch.device, first_prompt_class: int = 0
+    ) -> None:
+        """Build and load the model; raises `ConfigError`.
+
+        The prompts' class ids follow those of the detector: `first_prompt_class` is how many the
+        detector has, `prompt_names` what the ids from there on mean.
+        """
+        self.prompt_names = tuple(prompt.name or "prompt" for prompt in config.prompts)
         model = build_sam2(config.model, config.checkpoint, config.sha256, device)
         self._network = Sam2Network(model)
         self._prompts = config.prompts
@@ -87,6 +94,9 @@ class Sam2ImageSegmenter:
         self._order = torch.tensor([*order, *range(len(rows), config.max_objects)], device=device)
         self._in_order = order == sorted(order)
         self._corners = torch.tensor([BOX_CORNERS], dtype=torch.int32, device=device)
+        last = first_prompt_class + len(config.prompts)
+        ids = range(first_prompt_class, last)
+        self._prompt_classes = torch.tensor(ids, dtype=torch.int32, device=device)
         self._nobody = Candidates.empty(0, device)
         self._age = torch.zeros(config.max_objects, dtype=torch.int32, device=device)
         self._next_id = torch.zeros((), dtype=torch.int64, device=device)
@@ -176,9 +186,7 @@ class Sam2ImageSegmenter:
         empty = self._age.shape[0] - decoded.quality.shape[0]
         valid = F.pad(torch.cat((prompted, held.valid)), (0, empty))
         scores = torch.cat((torch.ones_like(prompted, dtype=torch.float32), held.scores))
-        classes = torch.cat(
-            (torch.full_like(prompted, NO_CLASS, dtype=torch.int32), held.class_ids)
-        )
+        classes = torch.cat((self._prompt_classes, held.class_ids))
         logits = F.pad(decoded.logits, (0, 0, 0, 0, 0, empty))
         counted = valid.cumsum(0)
         object_ids = torch.where(valid, self._next_id + counted - 1, EMPTY_SLOT)
