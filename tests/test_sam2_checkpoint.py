@@ -48,6 +48,12 @@ def test_safetensors_and_torch_files_give_the_same_frozen_network(
         assert torch.equal(value, first.state_dict()[name]), name
 
 
+def test_the_demo_brings_its_own_weights() -> None:
+    network = build_sam2("demo", None, None, CPU)
+    assert network.image_size == 128
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sam2.1_hiera_t", "sam2_hiera_b+"])
 def test_named_structures_are_what_sam2_itself_builds(name: str) -> None:

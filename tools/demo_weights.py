@@ -1,6 +1,6 @@
 """``python -m tools.demo_weights``: render the phantom, train both models, write the weights.
 
-Each step is a process of its own, with fixed seeds and two threads. About an hour and a half on
+Each step is a process of its own, with fixed seeds and two threads; made for an hour and a half on
 two idle cores; ``--quick`` runs the same steps in a minute and writes into the cache folder.
 """
 

@@ -46,9 +46,9 @@ class Recipe:
 _TRACKING_PARTS = ("memory_", "obj_ptr_", "maskmem_", "mask_downsample", "no_obj_")
 
 PICTURES = Recipe(
-    "pictures", steps=900, pictures=20, clips=0, peak_rate=6e-4, tracking_rate=6e-4, seed=1
+    "pictures", steps=1800, pictures=20, clips=0, peak_rate=6e-4, tracking_rate=6e-4, seed=1
 )
-CLIPS = Recipe("clips", steps=300, pictures=12, clips=4, peak_rate=4e-4, tracking_rate=8e-4, seed=2)
+CLIPS = Recipe("clips", steps=450, pictures=12, clips=4, peak_rate=4e-4, tracking_rate=8e-4, seed=2)
 
 
 def make_step(model: SAM2Base, tap: DecoderTap, clips: ClipSet, recipe: Recipe) -> Step:
@@ -71,7 +71,7 @@ def train(
     clips: ClipSet,
     recipe: Recipe,
     save: Callable[[nn.Module, int], None],
-    every: int = 50,
+    every: int = 100,
 ) -> list[float]:
     """Train ``model`` in place; ``save`` gets the averaged model now and then and at the end.
 

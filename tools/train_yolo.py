@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Recipe:
     """What determines the weights, besides the clips."""
 
-    steps: int = 900
+    steps: int = 1900
     pictures: int = 32
     peak_rate: float = 2e-3
     seed: int = 3
