@@ -26,8 +26,9 @@ def small(**changes: Any) -> PhantomConfig:
     return PhantomConfig(**{"size_hw": SMALL, "fps": None, "seed": 7, **changes})
 
 
-def test_pictures_and_truth_are_those_of_the_scene() -> None:
-    source = PhantomSource(small(max_objects=3, view="linear"))
+@pytest.mark.parametrize("ahead", [0, 3, 9])
+def test_pictures_and_truth_are_those_of_the_scene(ahead: int) -> None:
+    source = PhantomSource(small(max_objects=3, view="linear", ahead=ahead))
     scene = PhantomScene(7, SMALL, "linear", 3)
     for index in range(5):
         picture = source.read(fresh)
