@@ -67,13 +67,14 @@ class HttpServer:
 
     def start(self) -> None:
         context = contextvars.copy_context()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=context.run,
             args=(self._server.run, [self._socket]),
             name="kpi-http",
             daemon=True,
         )
-        self._thread.start()
+        thread.start()  # may be interrupted by a signal: only a started thread can be joined
+        self._thread = thread
 
     def close(self) -> None:
         """Cut the connections and stop; after a second a server that hangs is left behind."""

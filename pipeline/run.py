@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,8 @@ def start(config: RunConfig, options: RunOptions, console: Console | None = None
     Raises `MaskstreamError` for what is wrong before the first frame; then nothing is written.
     """
     console = console or Console(stderr=True)
+    if options.wait_subscribers and config.results is None:
+        raise ConfigError("--wait-subscribers: results is null (expected an endpoint)")
     device = resolve_device(config.device)
     folder = RunFolder(config.name, options.out)
     with ExitStack() as stack:
@@ -70,7 +72,7 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
     folder.config.write_text(config.as_yaml())
     write_json(folder.endpoints, parts.endpoints)
     for name, endpoint in parts.endpoints.items():
-        console.print(f"{name}: {endpoint}", highlight=False)
+        console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
     sink = JsonlSink(folder.kpi, max_bytes=config.kpi.max_file_bytes, keep=config.kpi.keep_files)
     logger = KpiLogger([sink, parts.metrics])
     try:
@@ -136,10 +138,8 @@ class _Frames:
 
     def _await_subscribers(self, stop: threading.Event, console: Console) -> None:
         publisher, wanted = self._parts.publisher, self._wait_subscribers
-        if not wanted:
+        if not wanted or publisher is None:
             return
-        if publisher is None:
-            raise ConfigError("--wait-subscribers: results is null (expected an endpoint)")
         console.print(f"waiting for {wanted} subscriber(s)", highlight=False)
         while publisher.subscribers < wanted and not stop.wait(_POLL_S):
             pass
@@ -216,16 +216,17 @@ def _say_end(facts: RunFacts, folder: RunFolder, console: Console) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM interrupts like Ctrl-C, so that a run can be stopped while models load."""
+    """Ctrl-C and SIGTERM interrupt, so that a run can be stopped while models load."""
+    asked = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with _handling(interrupt):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    if asked.is_set():  # what was imported meanwhile swallowed it
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -237,9 +238,16 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handling(ask):
         yield stop
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """`handler` for SIGINT and SIGTERM while the block runs."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from stages.records import Detections, Frame, HostPacket, Identity, Tracks, Truth
+if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
+    from stages.records import Detections, Frame, HostPacket, Identity, Tracks, Truth
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 """Gives a writable C-contiguous uint8 array of the asked shape, (H, W) grey or (H, W, 3) RGB,

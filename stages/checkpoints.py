@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ def require_file(path: Path, expected: str) -> None:
 
     `expected` says what should be there, for example "YOLO weights".
     """
-    if not path.exists():
+    if not os.path.exists(path):  # never raises, whatever the name
         raise ConfigError(f"{path}: no such file, expected {expected} (nothing is downloaded)")
     if not path.is_file():
         raise ConfigError(f"{path}: not a file, expected {expected}")

@@ -9,12 +9,15 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import StartCli
 from tiny_sam2 import write_model
+
+from pipeline.run import _interruptible
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -112,6 +115,14 @@ def test_a_signal_while_models_load_ends_cleanly_and_leaves_nothing(
     _, stderr = end(process, number)
     assert (process.returncode, stderr) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_an_import_swallows_still_ends_the_start(number: signal.Signals) -> None:
+    with pytest.raises(KeyboardInterrupt), _interruptible():  # noqa: PT012 (what is swallowed)
+        with suppress(BaseException):
+            signal.raise_signal(number)
+        time.sleep(0)
 
 
 def answers(port: int) -> bool:

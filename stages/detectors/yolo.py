@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,7 +56,7 @@ class YoloDetector:
     def __init__(self, config: YoloConfig, device: torch.device) -> None:
         """Load, fuse and try the network; raises `ConfigError`."""
         demo = config.weights == "demo"
-        path = DEMO_WEIGHTS if demo else Path(config.weights).expanduser()
+        path = DEMO_WEIGHTS if demo else Path(expanduser(config.weights))
         weights = read_yolo_weights(path, config.sha256)
         self.class_names = weights.class_names
         self.input_hw = _input_hw(config, weights, DEMO_INPUT_HW if demo else None)

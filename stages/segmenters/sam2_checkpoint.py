@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def build_sam2(
     `checkpoint` is a `.safetensors` file or a torch file `{"model": state_dict}`, and may be
     None for the demo only. Raises `ConfigError`; nothing that either file names is run.
     """
-    path = checkpoint.expanduser() if checkpoint is not None else None
+    path = Path(expanduser(checkpoint)) if checkpoint is not None else None
     if path is None:
         if model != DEMO:
             raise ConfigError(f"checkpoint: got none, expected the weights of {model}")
@@ -88,7 +89,7 @@ def _structure_file(model: str) -> Path:
         return Path(
             spec.submodule_search_locations[0], "configs", model.split("_")[0], f"{model}.yaml"
         )
-    path = Path(model).expanduser()
+    path = Path(expanduser(model))
     if path.suffix not in (".yaml", ".yml"):
         known = ", ".join((DEMO, *SAM2_NAMES))
         raise ConfigError(f"model: got {model}, expected a .yaml file or one of {known}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os.path import expanduser, isfile
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -126,7 +127,7 @@ def _local_file(config: DicomConfig) -> Path:
                 f"source {config.source_id}: path: {config.path!r} is no example of pydicom's, "
                 "expected one, such as pydicom:ybr_color"
             ) from error
-    path = Path(config.path).expanduser()
-    if "\0" in config.path or not path.is_file():
+    path = Path(expanduser(config.path))
+    if not isfile(path):  # never raises, whatever the name
         raise ConfigError(f"source {config.source_id}: path names no file, expected a DICOM file")
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -109,7 +110,7 @@ class VideoSource(PacedSource):
 
 def _local_file(config: VideoConfig) -> Path:
     """The absolute path (which FFmpeg cannot take for an address) of the file."""
-    path = Path(config.path).expanduser().absolute()
+    path = Path(expanduser(config.path)).absolute()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
