@@ -56,7 +56,7 @@ def fake_cuda(*objects: *Ts) -> Iterator[tuple[*Ts]]:
     """
     mode = FakeTensorMode(allow_non_fake_inputs=False)
     copies = _copies(objects, mode)
-    with _as_residency_errors(), mode, residency_guard(), _OnlyFakes():  # type: ignore[no-untyped-call]
+    with _as_residency_errors(), mode, _OnlyFakes(), residency_guard():  # type: ignore[no-untyped-call]
         yield copies
 
 

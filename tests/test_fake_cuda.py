@@ -43,10 +43,10 @@ def _(value: Tensor) -> Tensor:
 
 
 OFFENCES: dict[str, tuple[Callable[[Tensor], object], str]] = {
-    "constant": (lambda x: x + HOST, "aten.add uses a tensor left on the host"),
+    "constant": (lambda x: x + HOST, "aten.add copies from the host"),
     "constant_alone": (lambda x: HOST * 2, "aten.mul uses a tensor left on the host"),
     "constant_number": (lambda x: x * HOST_NUMBER, "aten.mul uses a tensor left on the host"),
-    "constant_index": (lambda x: x[HOST_INDEX], "aten.index uses a tensor left on the host"),
+    "constant_index": (lambda x: x[HOST_INDEX], "aten.index copies from the host"),
     "factory_without_device": (lambda x: x + torch.zeros(4), "aten.add copies from the host"),
     "index_without_device": (lambda x: x[torch.arange(2)], "aten.index copies from the host"),
     "in_a_list": (lambda x: torch.cat([x, torch.zeros(1, 4)]), "aten.cat copies from the host"),
