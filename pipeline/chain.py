@@ -16,7 +16,7 @@ from stages.errors import MaskstreamError, StageError
 from stages.pack import Pack
 from stages.pack_numpy import PackNumpy
 from stages.packets import HostPacket
-from stages.records import Frame
+from stages.records import Detections, Frame
 from stages.to_host import ToHost
 
 RESIDENT_STAGES = ("detect", "segment", "pack", "to_host")
@@ -53,8 +53,11 @@ class Chain(Protocol):
     def wait_slot(self, timeout_s: float) -> bool:
         """Wait until another result may be in flight; False when the time is over."""
 
-    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> Pending:
-        """Run one frame through the stages; `masks` asks for them on the host."""
+    def look(self, frame: Frame, times: FrameTimes) -> Detections:
+        """The first half of a frame's way: what is in it."""
+
+    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
+        """The second half; `masks` asks for them on the host."""
 
 
 class ResidentChain:
@@ -80,9 +83,12 @@ class ResidentChain:
     def wait_slot(self, timeout_s: float) -> bool:
         return self._to_host.wait_slot(timeout_s)
 
-    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> Pending:
+    def look(self, frame: Frame, times: FrameTimes) -> Detections:
         with _stage(times, frame, "detect"):
-            detections = self.detector.detect(frame)
+            return self.detector.detect(frame)
+
+    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
+        frame = detections.frame
         with _stage(times, frame, "segment"):
             tracks = self.segmenter.segment(detections)
         with _stage(times, frame, "pack"):
@@ -114,9 +120,12 @@ class LegacyChain:
     def wait_slot(self, timeout_s: float) -> bool:
         return True
 
-    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> Pending:
+    def look(self, frame: Frame, times: FrameTimes) -> Detections:
         with _stage(times, frame, "detect"):
-            detections = self.detector.detect(frame)
+            return self.detector.detect(frame)
+
+    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
+        frame = detections.frame
         with _stage(times, frame, "segment"):
             tracks = self.segmenter.segment(detections)
         with _stage(times, frame, "as_numpy"):

@@ -81,7 +81,8 @@ def subscribe(
 def main() -> None:
     """Entry point: an error meant for a person is one line and an exit code; an interrupt, which
     SIGTERM is too, is a clean end."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first
+        signal.signal(number, signal.default_int_handler)
     # Read once, when torch is loaded: on the CPU its threads should sleep while they wait, for
     # Grab and egress need the cores (1.3 times the frame rate on two busy ones).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,13 @@ def resolve_device(name: str) -> torch.device:
         have = f"cuda:0 to cuda:{count - 1}" if count else "no CUDA GPU"
         raise ConfigError(f"device: got {name}, but this machine has {have} (expected auto or cpu)")
     return device
+
+
+def share_cores(device: torch.device) -> None:
+    """On the CPU leave half of the cores to the other half of the frame's way: see
+    `Orchestrator.run`. Two threads an operation gain little on small models anyway."""
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
 
 
 class GpuIdentity(NamedTuple):

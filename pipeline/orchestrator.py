@@ -7,14 +7,16 @@ only what is safe on this one. Stages hold no timing code and no threads: both a
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
-from kpi.timing import StageTimer
+from kpi.timing import FrameTimes, StageTimer
+from pipeline.ahead import Ahead
 from pipeline.audit import ResidencyReport, residency_guard
 from pipeline.chain import Chain
 from pipeline.egress import Egress
@@ -23,9 +25,12 @@ from pipeline.preview import Preview
 from pipeline.tally import FrameName, Tally
 from stages.errors import GpuError
 from stages.grab import Grab
-from stages.records import Frame
+from stages.records import Detections, Frame
 
 __all__ = ["AuditPlan", "InferenceInputs", "Orchestrator", "prepare_inference_inputs"]
+
+Half = Literal["look", "finish"]
+R = TypeVar("R")
 
 _WAIT_S = 0.1
 WARM_UP_EPOCH = -1
@@ -40,20 +45,36 @@ class AuditPlan:
     on_violation: Literal["raise", "count"]
 
 
-@dataclass(slots=True)
 class Audited:
-    """What the guarded frames showed."""
+    """What the guarded frames showed; the two halves of a frame may report from two threads."""
 
-    frames: int = 0
-    d2h: int = 0
-    h2d: int = 0
-    syncs: int = 0
+    def __init__(self) -> None:
+        self.halves: Counter[Half] = Counter()
+        self.d2h = 0
+        self.h2d = 0
+        self.syncs = 0
+        self._lock = threading.Lock()
 
-    def add(self, report: ResidencyReport) -> None:
-        self.frames += 1
-        self.d2h += report.count("d2h")
-        self.h2d += report.count("h2d")
-        self.syncs += report.count("sync") + report.count("dynamic_shape")
+    @property
+    def frames(self) -> int:
+        """Frames that were watched all the way."""
+        return self.halves["finish"]
+
+    def add(self, half: Half, report: ResidencyReport) -> None:
+        with self._lock:
+            self.halves[half] += 1
+            self.d2h += report.count("d2h")
+            self.h2d += report.count("h2d")
+            self.syncs += report.count("sync") + report.count("dynamic_shape")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Looked:
+    """A frame half-way: with its detections."""
+
+    name: FrameName
+    detections: Detections
+    times: FrameTimes
 
 
 class Orchestrator:
@@ -81,48 +102,100 @@ class Orchestrator:
     def run(self, grab: Grab, stop: threading.Event) -> None:
         """Process every frame of `grab`.
 
-        Raises `StageError`, `SourceError`, `ResidencyError` or `GpuError`.
+        On the CPU the detector works on the next frame while this one is segmented, each half on
+        a core of its own; a GPU needs no such help, its host is ahead anyway. Raises
+        `StageError`, `SourceError`, `ResidencyError` or `GpuError`.
         """
-        with torch.inference_mode(), _one_compute_stream(grab.device):
-            while not stop.is_set():
-                if not self._chain.wait_slot(_WAIT_S):
-                    continue
-                frame = grab.get(_WAIT_S)
-                if frame is not None:
-                    self._process(frame)
-                elif grab.ended:
-                    return
+        if grab.device.type == "cuda":
+            with _one_compute_stream(grab.device):
+                self._finish_all(self._looked(grab, stop, self._chain.wait_slot), stop)
+            return
+        ahead = Ahead(self._looked(grab, stop, _no_wait))
+        try:
+            with ahead:
+                try:
+                    self._finish_all(iter(ahead), stop)
+                finally:
+                    stop.set()
+        finally:
+            for looked in ahead.left_over:
+                self._tally.drop(looked.name, "stopped")
 
-    def _process(self, frame: Frame) -> None:
-        if self._preview is not None:
-            self._preview.offer(frame)
+    def _looked(
+        self, grab: Grab, stop: threading.Event, wait: Callable[[float], bool]
+    ) -> Iterator[_Looked]:
+        """Frames with their detections; `wait` comes before a frame is taken, so that it is the
+        freshest one."""
+        while not stop.is_set():
+            if not wait(_WAIT_S):
+                continue
+            frame = grab.get(_WAIT_S)
+            if frame is not None:
+                looked = self._look(frame)
+                if looked is not None:
+                    yield looked
+            elif grab.ended:
+                return
+
+    def _look(self, frame: Frame) -> _Looked | None:
         self.epoch = frame.epoch
         name = FrameName(frame.source_id, frame.epoch, frame.frame_id)
         times = self._timer.frame()
+        detections = self._watched(name, "look", lambda: self._chain.look(frame, times))
+        return None if detections is None else _Looked(name, detections, times)
+
+    def _finish_all(self, looked: Iterator[_Looked], stop: threading.Event) -> None:
+        for item in looked:
+            while not self._chain.wait_slot(_WAIT_S) and not stop.is_set():
+                pass
+            if stop.is_set():
+                self._tally.drop(item.name, "stopped")
+                return
+            self._finish(item)
+
+    def _finish(self, item: _Looked) -> None:
+        if self._preview is not None:
+            self._preview.offer(item.detections.frame)
+        masks = self._egress.wants_masks
+        pending = self._watched(
+            item.name, "finish", lambda: self._chain.finish(item.detections, item.times, masks)
+        )
+        if pending is not None:
+            self._egress.submit(item.name, pending, item.times)
+
+    def _watched(self, name: FrameName, half: Half, work: Callable[[], R]) -> R | None:
+        """What `work` returns, audited where the plan says so; None where it found no memory.
+
+        A frame that gets no further is counted as dropped.
+        """
         try:
-            with self._guard(frame):
-                pending = self._chain.process(frame, times, self._egress.wants_masks)
+            with torch.inference_mode(), self._guard(half):
+                return work()
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             self._tally.drop(name, "oom")
-            return
+            return None
         except BaseException as error:
             self._tally.drop(name, "stopped")
             if isinstance(error, torch.AcceleratorError):
-                raise GpuError(f"{frame.rgb.device}: {_first_line(error)}") from error
+                raise GpuError(f"the GPU failed: {_first_line(error)}") from error
             raise
-        self._egress.submit(name, pending, times)
 
-    def _guard(self, frame: Frame) -> AbstractContextManager[object]:
-        if self._plan.frames is not None and self.audited.frames >= self._plan.frames:
+    def _guard(self, half: Half) -> AbstractContextManager[object]:
+        limit = self._plan.frames
+        if limit is not None and self.audited.halves[half] >= limit:
             return nullcontext()
-        return self._audit()
+        return self._audit(half)
 
     @contextmanager
-    def _audit(self) -> Iterator[None]:
+    def _audit(self, half: Half) -> Iterator[None]:
         with residency_guard(self._plan.on_violation) as report:
             yield
-        self.audited.add(report)
+        self.audited.add(half, report)
+
+
+def _no_wait(timeout_s: float) -> bool:
+    return True
 
 
 def warm_up(chain: Chain, size_hw: tuple[int, int], device: torch.device) -> None:

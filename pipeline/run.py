@@ -22,7 +22,7 @@ from kpi.logger import KpiLogger
 from kpi.timing import StageTimer
 from pipeline.assemble import Assembly, assemble
 from pipeline.config import RunConfig
-from pipeline.device import gpu_identity, resolve_device
+from pipeline.device import gpu_identity, resolve_device, share_cores
 from pipeline.display import Display
 from pipeline.egress import Egress
 from pipeline.folder import RunFolder
@@ -58,6 +58,7 @@ def start(config: RunConfig, options: RunOptions, console: Console | None = None
     if options.wait_subscribers and config.results is None:
         raise ConfigError("--wait-subscribers: results is null (expected an endpoint)")
     device = resolve_device(config.device)
+    share_cores(device)
     folder = RunFolder(config.name, options.out)
     with ExitStack() as stack:
         with _interruptible():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -21,15 +22,17 @@ from pipeline.orchestrator import AuditPlan, Orchestrator
 from pipeline.tally import FrameName, Tally
 from stages.base import Buffer, Picture
 from stages.copies import CopyCount
+from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.errors import GpuError, ResidencyError, SourceError, StageError
 from stages.grab import Grab
 from stages.pack import packet_info
 from stages.packets import HostPacket
-from stages.records import Frame
+from stages.records import Detections, Frame
 
 CPU = torch.device("cpu")
 SIZE = (8, 12)
 NO_AUDIT = AuditPlan(0, "count")
+BOTH_HALVES = pytest.mark.parametrize("half", ["look", "finish"])
 
 
 class CountingSource:
@@ -88,9 +91,13 @@ class FakeChain:
     copies: tuple[CopyCount, ...] = ()
 
     def __init__(
-        self, work: Callable[[Frame], object] = lambda frame: None, polls: int = 0
+        self,
+        work: Callable[[Frame], object] = lambda frame: None,
+        polls: int = 0,
+        half: str = "finish",
     ) -> None:
         self._work = work
+        self._half = half
         self._polls = polls
 
     def warm_up(self, frame: Frame) -> None:
@@ -99,10 +106,17 @@ class FakeChain:
     def wait_slot(self, timeout_s: float) -> bool:
         return True
 
-    def process(self, frame: Frame, times: FrameTimes, masks: bool) -> FakePending:
-        with times.stage("segment"):
+    def look(self, frame: Frame, times: FrameTimes) -> Detections:
+        if self._half == "look":
             self._work(frame)
-        return FakePending(frame, self._polls)
+        with times.stage("detect"):
+            return NoDetector(NoDetectorConfig(max_detections=1), CPU).detect(frame)
+
+    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> FakePending:
+        with times.stage("segment"):
+            if self._half == "finish":
+                self._work(detections.frame)
+        return FakePending(detections.frame, self._polls)
 
 
 class FakeSink:
@@ -191,9 +205,12 @@ def test_the_frame_limit_counts_grabbed_frames() -> None:
     assert rig.tally.published == 7
 
 
-def test_out_of_memory_costs_one_frame_and_the_run_goes_on() -> None:
+@BOTH_HALVES
+def test_out_of_memory_costs_one_frame_and_the_run_goes_on(half: str) -> None:
     with recorded() as events:
-        rig = Rig(FakeChain(fails_on(3, torch.OutOfMemoryError("no memory"))), FakeSink())
+        rig = Rig(
+            FakeChain(fails_on(3, torch.OutOfMemoryError("no memory")), half=half), FakeSink()
+        )
         grab = rig.run(CountingSource(10))
     assert rig.errors == []
     assert rig.tally.dropped == {"oom": 1}
@@ -202,9 +219,10 @@ def test_out_of_memory_costs_one_frame_and_the_run_goes_on() -> None:
     assert [(e.frame_id, e.reason) for e in events.of(FrameDropped)] == [(3, "oom")]
 
 
-def test_a_failing_stage_ends_the_run_and_every_frame_is_accounted_for() -> None:
+@BOTH_HALVES
+def test_a_failing_stage_ends_the_run_and_every_frame_is_accounted_for(half: str) -> None:
     error = StageError("segment", 5, "it broke")
-    rig = Rig(FakeChain(fails_on(5, error)), FakeSink())
+    rig = Rig(FakeChain(fails_on(5, error), half=half), FakeSink())
     grab = rig.run(CountingSource(1000))
     assert rig.errors == [error]
     assert rig.sink.frame_ids == [0, 1, 2, 3, 4]
@@ -212,8 +230,11 @@ def test_a_failing_stage_ends_the_run_and_every_frame_is_accounted_for() -> None
     assert grab.grabbed == rig.accounted()
 
 
-def test_a_broken_gpu_has_its_own_error() -> None:
-    rig = Rig(FakeChain(fails_on(1, torch.AcceleratorError("illegal access"))), FakeSink())
+@BOTH_HALVES
+def test_a_broken_gpu_has_its_own_error(half: str) -> None:
+    rig = Rig(
+        FakeChain(fails_on(1, torch.AcceleratorError("illegal access")), half=half), FakeSink()
+    )
     rig.run(CountingSource(3))
     assert isinstance(rig.errors[0], GpuError)
     assert rig.errors[0].exit_code == 75
@@ -256,8 +277,13 @@ def test_a_result_that_never_comes_is_dropped_when_the_run_stops() -> None:
     assert tally.dropped == {"stopped": 1}
 
 
-def test_the_audit_raises_on_a_stage_that_reads_the_device() -> None:
-    rig = Rig(FakeChain(lambda frame: frame.rgb.sum().item()), FakeSink(), AuditPlan(None, "raise"))
+@BOTH_HALVES
+def test_the_audit_raises_on_a_stage_that_reads_the_device(half: str) -> None:
+    rig = Rig(
+        FakeChain(lambda frame: frame.rgb.sum().item(), half=half),
+        FakeSink(),
+        AuditPlan(None, "raise"),
+    )
     grab = rig.run(CountingSource(5))
     assert isinstance(rig.errors[0], ResidencyError)
     assert "item" in str(rig.errors[0])
