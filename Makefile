@@ -23,7 +23,7 @@ bench: $(READY)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 demo-weights: $(READY)
-	$(BIN)/python -m tools.demo_weights
+	$(BIN)/python -m tools.demo_weights .cache/demo-weights
 
 # sam2 comes as source only: built without its optional CUDA extension, against the torch that
 # is already there (an isolated build would download another torch).
