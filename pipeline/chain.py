@@ -60,7 +60,19 @@ class Chain(Protocol):
         """The second half; `masks` asks for them on the host."""
 
 
-class ResidentChain:
+class _Stages:
+    """What both chains begin with."""
+
+    def __init__(self, detector: Detector, segmenter: Segmenter) -> None:
+        self.detector = detector
+        self.segmenter = segmenter
+
+    def look(self, frame: Frame, times: FrameTimes) -> Detections:
+        with _stage(times, frame, "detect"):
+            return self.detector.detect(frame)
+
+
+class ResidentChain(_Stages):
     """Nothing but ToHost's header (and masks, where a consumer is there) reaches the host."""
 
     stages: tuple[str, ...] = RESIDENT_STAGES
@@ -68,8 +80,7 @@ class ResidentChain:
     def __init__(
         self, detector: Detector, segmenter: Segmenter, pack: Pack, to_host: ToHost
     ) -> None:
-        self.detector = detector
-        self.segmenter = segmenter
+        super().__init__(detector, segmenter)
         self._pack = pack
         self._to_host = to_host
 
@@ -83,10 +94,6 @@ class ResidentChain:
     def wait_slot(self, timeout_s: float) -> bool:
         return self._to_host.wait_slot(timeout_s)
 
-    def look(self, frame: Frame, times: FrameTimes) -> Detections:
-        with _stage(times, frame, "detect"):
-            return self.detector.detect(frame)
-
     def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
         frame = detections.frame
         with _stage(times, frame, "segment"):
@@ -97,7 +104,7 @@ class ResidentChain:
             return self._to_host.submit(packet, masks)
 
 
-class LegacyChain:
+class LegacyChain(_Stages):
     """`as_numpy: true`: masks leave the device right after Segment, the rest is the host's."""
 
     stages: tuple[str, ...] = LEGACY_STAGES
@@ -105,8 +112,7 @@ class LegacyChain:
     def __init__(
         self, detector: Detector, segmenter: Segmenter, as_numpy: AsNumpy, pack: PackNumpy
     ) -> None:
-        self.detector = detector
-        self.segmenter = segmenter
+        super().__init__(detector, segmenter)
         self._as_numpy = as_numpy
         self._pack = pack
 
@@ -119,10 +125,6 @@ class LegacyChain:
 
     def wait_slot(self, timeout_s: float) -> bool:
         return True
-
-    def look(self, frame: Frame, times: FrameTimes) -> Detections:
-        with _stage(times, frame, "detect"):
-            return self.detector.detect(frame)
 
     def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
         frame = detections.frame

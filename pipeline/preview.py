@@ -38,6 +38,8 @@ class Preview:
             self._candidates[frame.frame_id] = frame
 
     def write(self, packet: HostPacket) -> None:
+        for earlier in [key for key in list(self._candidates) if key < packet.info.frame_id]:
+            del self._candidates[earlier]  # dropped on its way: no packet will ask for it
         frame = self._candidates.pop(packet.info.frame_id, None)
         if frame is None or packet.masks is None:
             return

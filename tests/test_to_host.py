@@ -162,7 +162,6 @@ def test_memory_is_reused_and_made_anew_only_for_a_new_frame_size() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_on_a_gpu_packets_arrive_though_their_tensors_were_dropped() -> None:
     check_many(ToHost(torch.device("cuda")), "cuda")
     to_host, rng = ToHost(torch.device("cuda")), np.random.default_rng(4)
