@@ -118,6 +118,9 @@ def test_batches_agree_with_the_clips(clips: ClipSet) -> None:
     columns = pictures.cover.amax(1) > 0
     assert ((x1 - x0) * 160 / SIZE - columns.sum(1)).abs().max() < 4
     assert (y1 > y0).all()
+    assert pictures.shares.sum(1) == pytest.approx(1.0, abs=1e-6)
+    objects = pictures.shares[:, 1:].sum((1, 2, 3)) * 16  # pixels of `occupied` a cell
+    assert objects.tolist() == pytest.approx(pictures.occupied.sum((1, 2)).tolist(), rel=0.05)
     moving = clip_batch(clips, 3, np.random.default_rng(0))
     assert moving.counted[:, 0].all()
     assert (moving.cover.flatten(2).sum(2) > 0)[moving.counted].all()
@@ -134,6 +137,7 @@ def run(tool: Any, build: Any, clips: ClipSet, recipes: list[Any]) -> tuple[list
 def test_sam2_trains_and_repeats(clips: ClipSet) -> None:
     recipes = [
         replace(train_sam2.PICTURES, steps=4, pictures=2),
+        replace(train_sam2.DENSE, steps=1, pictures=2),
         replace(train_sam2.CLIPS, steps=1, pictures=1, clips=1),
     ]
     losses, model = run(train_sam2, build_sam2, clips, recipes)

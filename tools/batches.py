@@ -7,9 +7,11 @@ from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.sources.phantom_scene import CLASS_NAMES
 from tools.phantom_clips import FRAME_HW, FRAMES, ClipSet
 from tools.prompts import SIZE
 
@@ -22,12 +24,14 @@ _BLANK_SHARE: Final = 0.1  # of the clips lose contact with the skin for one or 
 @dataclass(frozen=True, slots=True, eq=False)
 class PictureBatch:
     """``images`` float32 (I, 3, 128, 128), normalised; ``occupied`` bool (I, 120, 160), any
-    object. A row an object: ``rows`` int64 (B,), its picture; ``cover`` float32 (B, 120, 160),
+    object; ``shares`` float32 (I, 4, 30, 40), how much of each cell is background and each class.
+    A row an object: ``rows`` int64 (B,), its picture; ``cover`` float32 (B, 120, 160),
     the share of each pixel that its mask covers; ``boxes`` float32 (B, 4), model pixels;
     ``class_ids`` int64 (B,)."""
 
     images: Tensor
     occupied: Tensor
+    shares: Tensor
     rows: Tensor
     cover: Tensor
     boxes: Tensor
@@ -73,6 +77,16 @@ def cover(masks: NDArray[np.bool_]) -> Tensor:
     return torch.from_numpy((shares[..., ::2] + shares[..., 1::2]) / 4)
 
 
+def class_shares(labels: NDArray[np.uint8], class_ids: NDArray[np.int64]) -> Tensor:
+    """Label maps (I, 240, 320) and the classes (I, S) of their slots to (I, 4, 30, 40)."""
+    class_of = np.concatenate([np.full((len(class_ids), 1), -1), class_ids], axis=1)
+    classes = torch.from_numpy(
+        np.take_along_axis(class_of, labels.reshape(len(labels), -1).astype(np.int64), axis=1)
+    ).reshape(labels.shape)
+    shares = torch.stack([(classes == c - 1).float() for c in range(1 + len(CLASS_NAMES))], 1)
+    return F.avg_pool2d(shares, 8)
+
+
 def _to_model(boxes: NDArray[np.float32]) -> Tensor:
     height, width = FRAME_HW
     return torch.from_numpy(boxes) * torch.tensor([SIZE / width, SIZE / height] * 2)
@@ -97,6 +111,7 @@ def picture_batch(clips: ClipSet, count: int, rng: np.random.Generator) -> Pictu
     return PictureBatch(
         images=normalised(gray),
         occupied=torch.from_numpy(labels[:, ::2, ::2] > 0),
+        shares=class_shares(labels, clips.class_ids[picked]),
         rows=torch.from_numpy(rows),
         cover=cover(labels[rows] == (slot + 1)[:, None, None]),
         boxes=_to_model(boxes[rows, slot]),

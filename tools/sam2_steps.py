@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from sam2.modeling.sam2_base import SAM2Base
-from torch import Tensor
+from torch import Tensor, nn
 
+from stages.sources.phantom_scene import CLASS_NAMES
 from tools.batches import ClipBatch, PictureBatch
 from tools.losses import LOSS_HW, RawMasks, decoder_loss
 from tools.prompts import (
@@ -84,7 +86,35 @@ class _Pictures:
         )
 
 
-def picture_step(model: SAM2Base, tap: DecoderTap, batch: PictureBatch, corrections: int) -> Tensor:
+class DenseHeads(nn.Module):
+    """Class shares read straight off the encoder's maps, in training only.
+
+    Prompted masks alone teach the encoder slowly: each shows it one object of a picture.
+    """
+
+    def __init__(self, model: SAM2Base) -> None:
+        super().__init__()
+        channels = (model.hidden_dim // 8, model.hidden_dim // 4, model.hidden_dim)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(count, 1 + len(CLASS_NAMES), kernel_size=1) for count in channels
+        )
+
+    def forward(self, levels: list[Tensor], shares: Tensor) -> Tensor:
+        """Mean cross-entropy with ``shares`` (I, 4, h, w) over the levels."""
+        losses = []
+        for head, level in zip(self.heads, levels, strict=True):
+            wanted = F.adaptive_avg_pool2d(shares, level.shape[-2:])
+            losses.append(F.cross_entropy(head(level), wanted))
+        return torch.stack(losses).mean()
+
+
+def picture_step(
+    model: SAM2Base,
+    tap: DecoderTap,
+    batch: PictureBatch,
+    corrections: int,
+    dense: DenseHeads | None = None,
+) -> Tensor:
     """Boxes, clicks, corrected boxes and clicks, and prompts on nothing; scalar loss."""
     levels = model.forward_image(batch.images)["backbone_fpn"]
     top = levels[-1] + model.no_mem_embed.view(1, -1, 1, 1)
@@ -106,7 +136,8 @@ def picture_step(model: SAM2Base, tap: DecoderTap, batch: PictureBatch, correcti
     for points in background_prompts(batch.occupied[rows]):
         pictures.decode(model, rows, points, None)
         losses.append(0.3 * tap.loss(nothing, absent, torch.ones(len(rows))))
-    return torch.stack(losses).mean()
+    loss = torch.stack(losses).mean()
+    return loss if dense is None else loss + dense(levels, batch.shares)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,8 @@
 """``python -m tools.train_sam2``: train the demo SAM2 on rendered clips, on the CPU.
 
-The picture phase teaches prompts on single pictures; the clip phase adds memory, with pictures
-mixed in. Both are needed, in this order. Same clips, steps and threads give the same weights.
+Three phases, all needed, in this order: pictures teach prompts; more pictures, with the encoder's
+maps supervised too; clips add memory, with pictures mixed in. Same clips, steps and threads give
+the same weights.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from tools.averaging import averaged_copy
 from tools.batches import clip_batch, picture_batch
 from tools.phantom_clips import ClipSet, load_clips
-from tools.sam2_steps import DecoderTap, clip_step, picture_step
+from tools.sam2_steps import DecoderTap, DenseHeads, clip_step, picture_step
 from tools.weights import SAM2_YAML, build_sam2, load_weights, save_weights
 
 Step = Callable[[int], Tensor]
@@ -37,6 +38,8 @@ class Recipe:
     peak_rate: float
     tracking_rate: float
     seed: int
+    dense: bool = False
+    """Whether the encoder also learns class shares; see `DenseHeads`."""
     ema: float = 0.998
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -46,19 +49,21 @@ class Recipe:
 _TRACKING_PARTS = ("memory_", "obj_ptr_", "maskmem_", "mask_downsample", "no_obj_")
 
 PICTURES = Recipe(
-    "pictures", steps=1800, pictures=20, clips=0, peak_rate=6e-4, tracking_rate=6e-4, seed=1
+    "pictures", steps=1600, pictures=16, clips=0, peak_rate=6e-4, tracking_rate=6e-4, seed=1
 )
-CLIPS = Recipe("clips", steps=450, pictures=12, clips=4, peak_rate=4e-4, tracking_rate=8e-4, seed=2)
+DENSE = replace(PICTURES, phase="dense", steps=2200, seed=4, dense=True)
+CLIPS = Recipe("clips", steps=500, pictures=8, clips=4, peak_rate=4e-4, tracking_rate=8e-4, seed=2)
 
 
-def make_step(model: SAM2Base, tap: DecoderTap, clips: ClipSet, recipe: Recipe) -> Step:
+def make_step(
+    model: SAM2Base, tap: DecoderTap, clips: ClipSet, recipe: Recipe, dense: DenseHeads | None
+) -> Step:
     """The loss of one training step, by its number."""
     rng = np.random.default_rng(recipe.seed)
 
     def step(number: int) -> Tensor:
-        loss = picture_step(
-            model, tap, picture_batch(clips, recipe.pictures, rng), int(number % 5 == 4)
-        )
+        batch = picture_batch(clips, recipe.pictures, rng)
+        loss = picture_step(model, tap, batch, int(number % 5 == 4), dense)
         if recipe.clips:
             loss = loss + clip_step(model, tap, clip_batch(clips, recipe.clips, rng))
         return loss
@@ -80,8 +85,9 @@ def train(
     torch.manual_seed(recipe.seed)
     averaged = averaged_copy(model, recipe.ema)
     tap = DecoderTap(model)
-    step = make_step(model, tap, clips, recipe)
-    parts = list(model.named_parameters())
+    dense = DenseHeads(model) if recipe.dense else None
+    step = make_step(model, tap, clips, recipe, dense)
+    parts = [*model.named_parameters(), *(dense.named_parameters() if dense else ())]
     rates = [recipe.peak_rate, recipe.tracking_rate]
     groups = [
         {"params": [p for name, p in parts if name.startswith(_TRACKING_PARTS) is tracking]}
@@ -118,10 +124,10 @@ def main() -> None:
     parser.add_argument("clips", type=Path, help="folder written by tools.render_phantom")
     parser.add_argument("out", type=Path, help="weights file (.safetensors) to write")
     parser.add_argument("--start", type=Path, help="weights file to start from")
-    parser.add_argument("--phase", choices=("pictures", "clips", "both"), default="both")
+    parser.add_argument("--phase", choices=("pictures", "dense", "clips", "all"), default="all")
     parser.add_argument("--steps", type=int, help="steps of each phase, in place of the recipe's")
     parser.add_argument("--seed", type=int, help="in place of each phase's own")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="four steps of each phase")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -130,8 +136,8 @@ def main() -> None:
     model = build_sam2()
     if arguments.start:
         load_weights(arguments.start, model)
-    for base in (PICTURES, CLIPS):
-        if arguments.phase not in (base.phase, "both"):
+    for base in (PICTURES, DENSE, CLIPS):
+        if arguments.phase not in (base.phase, "all"):
             continue
         steps = 4 if arguments.quick else arguments.steps or base.steps
         seed = base.seed if arguments.seed is None else arguments.seed

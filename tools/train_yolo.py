@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Recipe:
     """What determines the weights, besides the clips."""
 
-    steps: int = 1900
+    steps: int = 2600
     pictures: int = 32
     peak_rate: float = 2e-3
     seed: int = 3
@@ -39,6 +39,17 @@ class Recipe:
     weight_decay: float = 5e-4
     clip_norm: float = 10.0
     phases: int = 50  # steps of the loss's own schedule between the heads
+    phases_done: int = 0  # of them, before the first step
+
+
+ROUNDS = (
+    Recipe(),
+    Recipe(steps=2200, peak_rate=1.5e-3, seed=5, phases_done=25),
+    Recipe(steps=1500, peak_rate=1.2e-3, seed=6, phases_done=25),
+    Recipe(steps=900, peak_rate=1e-3, seed=7, phases_done=35),
+    Recipe(steps=900, peak_rate=8e-4, seed=8, phases_done=40),
+)
+"""One after the other: each warm-up finds more of what is half hidden."""
 
 
 def detector_batch(clips: ClipSet, count: int, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -83,6 +94,8 @@ def train(
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     criterion = criterion_for(model, recipe.phases)
+    for _ in range(recipe.phases_done):
+        criterion.update()
     averaged = averaged_copy(model, recipe.ema)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.peak_rate, weight_decay=recipe.weight_decay
@@ -105,7 +118,7 @@ def train(
         schedule.step()
         averaged.update_parameters(model)
         losses.append(float(loss.detach()) / recipe.pictures)
-        if (number + 1) % max(recipe.steps // recipe.phases, 1) == 0:
+        if (number + 1) % max(recipe.steps // (recipe.phases - recipe.phases_done), 1) == 0:
             criterion.update()
         if (number + 1) % every == 0 or number + 1 == recipe.steps:
             mean = float(np.mean(losses[-every:]))
@@ -121,32 +134,30 @@ def main() -> None:
     parser.add_argument("clips", type=Path, help="folder written by tools.render_phantom")
     parser.add_argument("out", type=Path, help="weights file (.safetensors) to write")
     parser.add_argument("--start", type=Path, help="weights file to start from")
-    parser.add_argument("--steps", type=int, default=Recipe().steps)
-    parser.add_argument("--rate", type=float, default=Recipe().peak_rate)
-    parser.add_argument("--seed", type=int, default=Recipe().seed)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--round", type=int, choices=range(1, len(ROUNDS) + 1), help="only this")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="four steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clips = load_clips(arguments.clips)
-    recipe = replace(
-        Recipe(),
-        steps=4 if arguments.quick else arguments.steps,
-        peak_rate=arguments.rate,
-        seed=arguments.seed,
-    )
     torch.manual_seed(0)
     model = build_yolo().to(memory_format=torch.channels_last)
     if arguments.start:
         load_weights(arguments.start, model)
 
-    def save(averaged: nn.Module, number: int) -> None:
-        save_weights(
-            arguments.out, averaged, YOLO_YAML,
-            {**asdict(recipe), "done": number, "seeds": len(set(clips.seeds.tolist()))},
-        )  # fmt: skip
+    for place, base in enumerate(ROUNDS, start=1):
+        if arguments.round not in (None, place):
+            continue
+        recipe = replace(base, steps=4) if arguments.quick else base
 
-    train(model, clips, recipe, save)
+        def save(averaged: nn.Module, number: int, recipe: Recipe = recipe) -> None:
+            save_weights(
+                arguments.out, averaged, YOLO_YAML,
+                {**asdict(recipe), "done": number, "seeds": len(set(clips.seeds.tolist()))},
+            )  # fmt: skip
+
+        train(model, clips, recipe, save)
+        load_weights(arguments.out, model)
 
 
 if __name__ == "__main__":

@@ -75,16 +75,16 @@ class _Look:
 
 
 def _draw_lumen(unit: float, rng: np.random.Generator) -> _Look:
-    """Nearly elliptic, 42 to 124 px wide in a 480-line picture; enhances what lies behind."""
-    minor = unit * float(rng.uniform(21.0, 40.0))
-    axes = (minor * float(rng.uniform(1.05, 1.55)), minor)
+    """Nearly elliptic, 62 to 157 px wide in a 480-line picture; enhances what lies behind."""
+    minor = unit * float(rng.uniform(31.0, 54.0))
+    axes = (minor * float(rng.uniform(1.05, 1.45)), minor)
     orders, spread = np.array([2.0, 3.0]), np.array([0.07, 0.06])
     return _Look(axes, orders, spread, float(rng.uniform(4, 22)), float(rng.uniform(14, 34)))
 
 
 def _draw_lesion(unit: float, rng: np.random.Generator) -> _Look:
-    """Irregular, 48 to 110 px wide in a 480-line picture; shades what lies behind."""
-    minor = unit * float(rng.uniform(24.0, 42.0))
+    """Irregular, 68 to 146 px wide in a 480-line picture; shades what lies behind."""
+    minor = unit * float(rng.uniform(34.0, 56.0))
     axes = (minor * float(rng.uniform(1.0, 1.3)), minor)
     orders, spread = np.arange(2.0, 7.0), np.array([0.11, 0.10, 0.08, 0.06, 0.04])
     return _Look(axes, orders, spread, float(rng.uniform(43, 60)), -float(rng.uniform(26, 48)))
@@ -145,7 +145,7 @@ def _draw_needle(
     tip = (entry[0] + reach * float(np.sin(angle)), entry[1] + reach * float(np.cos(angle)))
     return Episode(
         object_id, NEEDLE, start, length, float(rng.random()) + 0.3, (entry, tip),
-        (reach, unit * float(rng.uniform(7.6, 10.0))), angle, np.zeros((0, 4)), sway, ramp,
+        (reach, unit * float(rng.uniform(11.0, 15.0))), angle, np.zeros((0, 4)), sway, ramp,
         float(rng.uniform(70, 98)), -float(rng.uniform(8, 16)), _draw_texture_shift(fov, rng),
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from stages.sources.phantom_outline import REVERBERATION_REACH, Outline, coverag
 from stages.sources.phantom_texture import MARGIN_PX, Textures, cut
 
 # Half thicknesses below a needle's axis, and grey levels.
-_REVERBERATIONS: Final = ((2.6, 52.0), (4.2, 36.0), (REVERBERATION_REACH, 22.0))
+_REVERBERATIONS: Final = ((2.3, 52.0), (3.4, 36.0), (REVERBERATION_REACH, 22.0))
 
 
 def paint(shape: Outline, echo: FloatMap, textures: Textures) -> None:

@@ -16,7 +16,7 @@ from stages.sources.phantom_episodes import LESION, LUMEN, NEEDLE, Episode, Pose
 from stages.sources.phantom_geometry import Box, FieldOfView, FloatMap, clipped_box
 
 # Half thicknesses from a needle's axis to its reverberations, the furthest.
-REVERBERATION_REACH: Final = 5.8
+REVERBERATION_REACH: Final = 4.4
 _ANGLES: Final = 256
 _MIN_PIXELS: Final = 400
 _EROSIONS: Final = 6  # what survives six one-pixel erosions is more than 12 px thick

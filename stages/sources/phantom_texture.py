@@ -47,7 +47,7 @@ def make_textures(fov: FieldOfView, rng: np.random.Generator) -> Textures:
     speckle, flicker = (_speckle(fov, beams, rng) for _ in range(2))
     shape = speckle.shape
     # Bright regions stay well below a lesion's level.
-    large = np.float32(24) * np.clip(_smooth_noise(shape, 150.0 * unit, rng), -2.0, 1.1)
+    large = np.float32(28) * np.clip(_smooth_noise(shape, 150.0 * unit, rng), -2.0, 1.0)
     coarse = _smooth_noise(shape, 9.0 * unit, rng)
     tissue = 0.85 * speckle + large + 5.0 * coarse
     _add_clutter(tissue, beams, fov, unit, rng)
@@ -165,8 +165,8 @@ def _add_patch(tissue: FloatMap, fov: FieldOfView, unit: float, rng: np.random.G
     """Add a hypoechoic patch: two to four overlapping soft dark bumps, no wall."""
     y, x = fov.point(rng.uniform(-1.0, 1.0), fov.depth_px * rng.uniform(0.1, 0.95))
     for _ in range(int(rng.integers(2, 5))):
-        sigma = unit * rng.uniform(10, 22, size=2)
-        at = (y + unit * rng.normal(0, 12), x + unit * rng.normal(0, 20))
+        sigma = unit * rng.uniform(14, 30, size=2)
+        at = (y + unit * rng.normal(0, 16), x + unit * rng.normal(0, 27))
         _add_blob(tissue, at, (sigma[0], 1.3 * sigma[1]), -rng.uniform(38, 62))
 
 
