@@ -1,12 +1,15 @@
 """How good the demo weights are, on phantom seeds that training has never seen.
 
     python -m benchmarks.quality [--quick] [--json FILE] [--seeds 20] [--first-seed 10000]
+        [--tracked-frames 300]
 
 Only truth objects that count are judged (at least 12 px thick, 400 visible px); masks are
-compared at frame resolution. `mean_iou`, `recall`, `precision`: detector boxes to masks, a miss
-counts 0. `box_mask_iou`: the mask of the truth's own box. `one_click_iou`: the mask of one click
-at the object's innermost pixel. `detector_*`: boxes, class-aware, at box IoU 0.5.
-`baseline_mean_iou`: threshold and components on the same frames.
+compared at frame resolution. `mean_iou`, `recall`, `precision`, `id_switches_per_100_frames`,
+`occlusion_id_kept`: the demo's chain on every frame of every scene, a miss counts 0.
+`still_*`: detector boxes to masks on single frames, each segmented afresh. `box_mask_iou`: the
+mask of the truth's own box. `one_click_iou`: the mask of one click at the object's innermost
+pixel. `detector_*`: boxes, class-aware, at box IoU 0.5. `baseline_mean_iou`: threshold and
+components on the same frames.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from scipy import ndimage
 
 from benchmarks.baseline import threshold_components
 from benchmarks.report import parser, print_table, write_json
+from benchmarks.tracked import track_scenes
 from pipeline.build import DETECTORS, SEGMENTERS
 from pipeline.config import load_config
 from pipeline.quality import MATCH_IOU, QualityCheck, mask_iou, match
@@ -31,9 +35,11 @@ from stages.pack import Pack
 from stages.packets import Truth
 from stages.records import Detections, Frame
 from stages.segmenters.sam2_checkpoint import build_sam2
+from stages.segmenters.sam2_image import Sam2ImageConfig
 from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
 from stages.to_host import ToHost
 
+QUALITIES = ("mean_iou", "recall", "precision", "object_frames")
 SPAN = 300
 """Frames of a scene over which the judged ones are spread: whole episodes come and go."""
 
@@ -99,7 +105,7 @@ class Judge:
     def __init__(self, device: torch.device) -> None:
         config = load_config("demo")
         self.detector: Detector = DETECTORS.create(config.detector, device)
-        self.segmenter: Segmenter = SEGMENTERS.create(config.segmenter, device)
+        self.segmenter: Segmenter = SEGMENTERS.create(Sam2ImageConfig(), device)
         self.predictor = SamPredictor(build_sam2("demo", None, None, device))
         self.pack = Pack(config.mask_threshold)
         self.to_host = ToHost(device)
@@ -162,15 +168,12 @@ class Judge:
             "baseline_mean_iou": self.baseline,
         }
         quality = self.end_to_end.summary()
-        flat: dict[str, object] = {
-            key: quality[key] for key in ("mean_iou", "recall", "precision", "object_frames")
-        }
+        flat: dict[str, object] = {f"still_{key}": quality[key] for key in QUALITIES}
         flat.update({name: mean.value for name, mean in means.items()})
-        flat["id_switches_per_100_frames"] = None
-        flat["detector_every"] = 1
+        per_class: dict[str, dict[str, object]] = quality["per_class"]  # type: ignore[assignment]
         flat["per_class"] = {
             name: {key: mean.of(class_id) for key, mean in means.items()}
-            | dict(quality["per_class"].get(name, {}))  # type: ignore[attr-defined]
+            | {f"still_{key}": value for key, value in per_class.get(name, {}).items()}
             for class_id, name in enumerate(CLASS_NAMES)
         }
         return flat
@@ -216,13 +219,21 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=20)
     arguments.add_argument("--first-seed", type=int, default=10_000)
     arguments.add_argument("--frames", type=int, default=20, help="judged frames a seed")
+    arguments.add_argument("--tracked-frames", type=int, default=300, help="a scene; 0: none")
     options = arguments.parse_args()
     seeds, per_seed = (4, 5) if options.quick else (options.seeds, options.frames)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     judge = Judge(device)
     for item in frames(options.first_seed, seeds, per_seed, device):
         judge.judge(item)
-    results = judge.results()
+    results = judge.results() | {"detector_every": load_config("demo").detector.every}  # type: ignore[attr-defined]
+    tracked_frames = 60 if options.quick else options.tracked_frames
+    if tracked_frames:
+        tracked = track_scenes(options.first_seed, seeds, tracked_frames, device).summary()
+        classes: dict[str, dict[str, object]] = tracked.pop("per_class")  # type: ignore[assignment]
+        results |= tracked | {"tracked_frames": tracked_frames}
+        for name, found in classes.items():
+            results["per_class"][name] |= found  # type: ignore[index]
     per_class: dict[str, dict[str, object]] = results["per_class"]  # type: ignore[assignment]
     rows = [
         [name, results.get(name), *(per_class[c].get(name) for c in CLASS_NAMES)]
@@ -230,6 +241,11 @@ def main() -> None:
             "mean_iou",
             "recall",
             "precision",
+            "id_switches_per_100_frames",
+            "occlusion_id_kept",
+            "still_mean_iou",
+            "still_recall",
+            "still_precision",
             "box_mask_iou",
             "one_click_iou",
             "detector_recall",

@@ -97,6 +97,41 @@ class ObjectRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectAdded(Event):
+    event: ClassVar[str] = "object_added"
+    source_id: str
+    epoch: int
+    frame_id: int
+    object_id: int
+    class_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectDropped(Event):
+    event: ClassVar[str] = "object_dropped"
+    source_id: str
+    epoch: int
+    frame_id: int
+    object_id: int
+    class_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptEnded(Event):
+    """A prompt was applied, or refused with a reason."""
+
+    event: ClassVar[str] = "prompt"
+    source_id: str
+    epoch: int
+    frame_id: int
+    ticket: int
+    action: str
+    reason: str | None
+    """None: it was applied."""
+    object_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SamMaskOutput(Event):
     """One prediction of masks. Old consumers read `ts`, `event`, `as_numpy` and `device`."""
 

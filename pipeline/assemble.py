@@ -12,14 +12,16 @@ from kpi.prometheus import PrometheusSink
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain, build_publisher
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
+from pipeline.film import Film
 from pipeline.folder import RunFolder
+from pipeline.header_reader import HeaderReader
 from pipeline.orchestrator import warm_up
 from pipeline.preview import Preview
 from pipeline.quality import QualityCheck
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
-from stages.base import Sink, Source, TruthSource
+from stages.base import Segmenter, Sink, Source, TruthSource
 from stages.errors import HttpError
 from stages.sinks.zmq_publisher import ZmqPublisher
 
@@ -33,9 +35,10 @@ class Assembly:
     folder: RunFolder
     source: Source
     chain: Chain
+    segmenter: Segmenter
     publisher: ZmqPublisher | None
     quality: QualityCheck | None
-    preview: Preview | None
+    taps: tuple[Preview | Film, ...]
     tally: Tally
     metrics: PrometheusSink
     http: HttpServer | None
@@ -44,7 +47,8 @@ class Assembly:
     @property
     def sinks(self) -> tuple[Sink, ...]:
         """The consumers of packets, the outside first."""
-        return tuple(s for s in (self.publisher, self.quality, self.preview) if s is not None)
+        outside = (self.publisher, self.quality, *self.taps)
+        return (*(sink for sink in outside if sink is not None), HeaderReader(self.segmenter))
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -88,14 +92,26 @@ def assemble(
         folder=folder,
         source=source,
         chain=chain,
+        segmenter=segmenter,
         publisher=publisher,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
-        preview=Preview(folder.preview, config.preview.every, names) if config.preview else None,
+        taps=_taps(config, folder, names),
         tally=tally,
         metrics=metrics,
         http=http,
         status=status,
     )
+
+
+def _taps(
+    config: RunConfig, folder: RunFolder, names: tuple[str, ...]
+) -> tuple[Preview | Film, ...]:
+    if config.preview is None:
+        return ()
+    picture = Preview(folder.preview, config.preview.every, names)
+    if not config.preview.film_frames:
+        return (picture,)
+    return picture, Film(folder.film, config.preview.film_frames, names)
 
 
 def _serve(

@@ -32,8 +32,25 @@ SEGMENTERS: Registry[Segmenter] = Registry(
         "sam2_image": Member(
             "stages.segmenters.sam2_image", "Sam2ImageConfig", "Sam2ImageSegmenter"
         ),
+        "sam2_stream": Member(
+            "stages.segmenters.sam2_stream", "Sam2StreamConfig", "Sam2StreamSegmenter"
+        ),
     }
 )
+
+
+TRACKED_MODELS = {"demo": (64, 32, 128), "sam2.1": (4096, 64, 256)}
+"""Spatial tokens, channels of memory and of the model: at 128 and at 1024 px."""
+
+
+def tracker_bytes(slots: int, conditioning: int) -> dict[str, int]:
+    """What `sam2_stream` allocates for its memory, by model; see `BankShape.nbytes`."""
+    from stages.segmenters.memory_bank import BankShape
+
+    return {
+        name: BankShape(slots, conditioning, 6, 15, tokens, memory_dim, model_dim).nbytes
+        for name, (tokens, memory_dim, model_dim) in TRACKED_MODELS.items()
+    }
 
 
 def build_chain(

@@ -1,4 +1,4 @@
-"""The way of a frame, written out once: Detect → Segment → Pack → ToHost."""
+"""The way of a frame, written out once: Detect → Encode → Segment → Pack → ToHost."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stages.errors import MaskstreamError, StageError
 from stages.pack import Pack
 from stages.pack_numpy import PackNumpy
 from stages.packets import HostPacket
-from stages.records import Detections, Frame
+from stages.records import Encoded, Frame
 from stages.to_host import ToHost
 
-RESIDENT_STAGES = ("detect", "segment", "pack", "to_host")
-LEGACY_STAGES = ("detect", "segment", "as_numpy", "pack")
+RESIDENT_STAGES = ("detect", "encode", "segment", "pack", "to_host")
+LEGACY_STAGES = ("detect", "encode", "segment", "as_numpy", "pack")
 
 
 class Pending(Protocol):
@@ -53,10 +53,10 @@ class Chain(Protocol):
     def wait_slot(self, timeout_s: float) -> bool:
         """Wait until another result may be in flight; False when the time is over."""
 
-    def look(self, frame: Frame, times: FrameTimes) -> Detections:
-        """The first half of a frame's way: what is in it."""
+    def look(self, frame: Frame, times: FrameTimes) -> Encoded:
+        """The first half of a frame's way, which depends on no other frame."""
 
-    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
+    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> Pending:
         """The second half; `masks` asks for them on the host."""
 
 
@@ -67,9 +67,11 @@ class _Stages:
         self.detector = detector
         self.segmenter = segmenter
 
-    def look(self, frame: Frame, times: FrameTimes) -> Detections:
+    def look(self, frame: Frame, times: FrameTimes) -> Encoded:
         with _stage(times, frame, "detect"):
-            return self.detector.detect(frame)
+            detections = self.detector.detect(frame)
+        with _stage(times, frame, "encode"):
+            return self.segmenter.encode(detections)
 
 
 class ResidentChain(_Stages):
@@ -94,10 +96,10 @@ class ResidentChain(_Stages):
     def wait_slot(self, timeout_s: float) -> bool:
         return self._to_host.wait_slot(timeout_s)
 
-    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
-        frame = detections.frame
+    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> Pending:
+        frame = encoded.detections.frame
         with _stage(times, frame, "segment"):
-            tracks = self.segmenter.segment(detections)
+            tracks = self.segmenter.segment(encoded)
         with _stage(times, frame, "pack"):
             packet = self._pack.pack(tracks)
         with _stage(times, frame, "to_host"):
@@ -126,10 +128,10 @@ class LegacyChain(_Stages):
     def wait_slot(self, timeout_s: float) -> bool:
         return True
 
-    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> Pending:
-        frame = detections.frame
+    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> Pending:
+        frame = encoded.detections.frame
         with _stage(times, frame, "segment"):
-            tracks = self.segmenter.segment(detections)
+            tracks = self.segmenter.segment(encoded)
         with _stage(times, frame, "as_numpy"):
             on_host = self._as_numpy.exit(tracks)
         with _stage(times, frame, "pack"):

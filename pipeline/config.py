@@ -71,10 +71,12 @@ class KpiConfig(Section):
 
 
 class PreviewConfig(Section):
-    """The picture with coloured masks that a run leaves behind."""
+    """The picture, and the film, with coloured masks that a run leaves behind."""
 
     every: int = Field(default=25, ge=1)
     """Every n-th frame is a candidate; the one with most objects is drawn when the run ends."""
+    film_frames: int = Field(default=0, ge=0, le=600)
+    """So many last frames become preview.mp4, too; 0: none. Masks are then copied every frame."""
 
 
 class RunConfig(Section):

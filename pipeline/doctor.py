@@ -14,6 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.build import tracker_bytes
 from pipeline.device import driver_version
 from pipeline.versions import PACKAGES, package_version
 
@@ -33,7 +34,7 @@ class Finding(NamedTuple):
 
 def doctor() -> int:
     """Print the findings; 0 when a run is possible, 1 when something it needs is lacking."""
-    findings = [*_machine(), *_gpu(), *_packages(), *_weights(), *_ports()]
+    findings = [*_machine(), *_gpu(), *_packages(), *_weights(), *_tracker(), *_ports()]
     table = Table(title="maskstream doctor", title_justify="left", show_header=False)
     for finding in findings:
         table.add_row(finding.what, _MARK[finding.state], finding.detail)
@@ -79,6 +80,14 @@ def _weights() -> Iterator[Finding]:
         present = path.is_file()
         detail = f"{path.stat().st_size / 2**20:.1f} MiB" if present else f"{path} is missing"
         yield Finding(f"weights {path.stem}", "ok" if present else "fail", detail)
+
+
+def _tracker() -> Iterator[Finding]:
+    """What `sam2_stream` allocates once and then never exceeds."""
+    slots, conditioning = 8, 4
+    for name, size in tracker_bytes(slots, conditioning).items():
+        detail = f"{size:,} bytes for {slots} objects, {conditioning} conditioning frames"
+        yield Finding(f"memory of {name}", "ok", detail)
 
 
 def _ports() -> Iterator[Finding]:

@@ -45,6 +45,10 @@ class RunFolder:
         return self.path / "preview.png"
 
     @property
+    def film(self) -> Path:
+        return self.path / "preview.mp4"
+
+    @property
     def error_log(self) -> Path:
         return self.path / "error.log"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 
@@ -21,11 +21,10 @@ from pipeline.audit import ResidencyReport, residency_guard
 from pipeline.chain import Chain
 from pipeline.egress import Egress
 from pipeline.inference_inputs import InferenceInputs, prepare_inference_inputs
-from pipeline.preview import Preview
 from pipeline.tally import FrameName, Tally
 from stages.errors import GpuError
 from stages.grab import Grab
-from stages.records import Detections, Frame
+from stages.records import Encoded, Frame
 
 __all__ = ["AuditPlan", "InferenceInputs", "Orchestrator", "prepare_inference_inputs"]
 
@@ -34,6 +33,13 @@ R = TypeVar("R")
 
 _WAIT_S = 0.1
 WARM_UP_EPOCH = -1
+
+
+class PixelTap(Protocol):
+    """Something that is shown every frame before it is finished."""
+
+    def offer(self, frame: Frame) -> None:
+        """Look at, or keep, a frame; must not copy it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +76,10 @@ class Audited:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Looked:
-    """A frame half-way: with its detections."""
+    """A frame half-way."""
 
     name: FrameName
-    detections: Detections
+    encoded: Encoded
     times: FrameTimes
 
 
@@ -87,14 +93,14 @@ class Orchestrator:
         timer: StageTimer,
         tally: Tally,
         plan: AuditPlan,
-        preview: Preview | None,
+        taps: Sequence[PixelTap],
     ) -> None:
         self._chain = chain
         self._egress = egress
         self._timer = timer
         self._tally = tally
         self._plan = plan
-        self._preview = preview
+        self._taps = tuple(taps)
         self.audited = Audited()
         self.epoch = 0
         """Of the newest frame."""
@@ -102,8 +108,8 @@ class Orchestrator:
     def run(self, grab: Grab, stop: threading.Event) -> None:
         """Process every frame of `grab`.
 
-        On the CPU the detector works on the next frame while this one is segmented, each half on
-        a core of its own; a GPU needs no such help, its host is ahead anyway. Raises
+        On the CPU the next frame is detected and encoded while this one is segmented, each half
+        on a core of its own; a GPU needs no such help, its host is ahead anyway. Raises
         `StageError`, `SourceError`, `ResidencyError` or `GpuError`.
         """
         if grab.device.type == "cuda":
@@ -124,7 +130,7 @@ class Orchestrator:
     def _looked(
         self, grab: Grab, stop: threading.Event, wait: Callable[[float], bool]
     ) -> Iterator[_Looked]:
-        """Frames with their detections; `wait` comes before a frame is taken, so that it is the
+        """Frames half-way; `wait` comes before a frame is taken, so that it is the
         freshest one."""
         while not stop.is_set():
             if not wait(_WAIT_S):
@@ -141,8 +147,8 @@ class Orchestrator:
         self.epoch = frame.epoch
         name = FrameName(frame.source_id, frame.epoch, frame.frame_id)
         times = self._timer.frame()
-        detections = self._watched(name, "look", lambda: self._chain.look(frame, times))
-        return None if detections is None else _Looked(name, detections, times)
+        encoded = self._watched(name, "look", lambda: self._chain.look(frame, times))
+        return None if encoded is None else _Looked(name, encoded, times)
 
     def _finish_all(self, looked: Iterator[_Looked], stop: threading.Event) -> None:
         for item in looked:
@@ -154,11 +160,11 @@ class Orchestrator:
             self._finish(item)
 
     def _finish(self, item: _Looked) -> None:
-        if self._preview is not None:
-            self._preview.offer(item.detections.frame)
+        for tap in self._taps:
+            tap.offer(item.encoded.detections.frame)
         masks = self._egress.wants_masks
         pending = self._watched(
-            item.name, "finish", lambda: self._chain.finish(item.detections, item.times, masks)
+            item.name, "finish", lambda: self._chain.finish(item.encoded, item.times, masks)
         )
         if pending is not None:
             self._egress.submit(item.name, pending, item.times)

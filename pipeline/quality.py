@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.identity import IdentityCheck
 from stages.base import TruthSource
 from stages.packets import HostPacket, Truth
 
@@ -30,10 +31,13 @@ class QualityCheck:
         self._sums: defaultdict[int, NDArray[np.float64]] = defaultdict(lambda: np.zeros(3))
         self._results = 0
         self._false_alarms = 0
+        self._tracked = False
+        self.identity = IdentityCheck()
 
     def write(self, packet: HostPacket) -> None:
         if packet.masks is None:
             raise ValueError("a truth check needs packets with masks")
+        self._tracked = packet.info.identity == "tracked"
         truth = self._source.truth(packet.info.frame_id)
         iou = mask_iou(np.packbits(truth.masks, axis=-1), packet.masks)
         same_class = truth.class_ids[:, None] == packet.class_ids[None, :]
@@ -41,6 +45,7 @@ class QualityCheck:
         iou = np.where(same_class | prompted[None, :], iou, 0.0)
         pairs = match(iou)
         self._count_truth(truth, pairs)
+        self.identity.frame(packet.info.frame_id, _matched_ids(truth, pairs, packet.object_ids))
         self._count_results(truth, pairs, len(packet.object_ids))
 
     def poll(self) -> None:
@@ -57,7 +62,11 @@ class QualityCheck:
             "mean_iou": _ratio(total[1], total[0]),
             "recall": _ratio(total[2], total[0]),
             "precision": _ratio(found, self._results),
-            "id_switches": None,
+            "id_switches": self.identity.switches if self._tracked else None,
+            "id_switches_per_100_frames": (
+                self.identity.switches_per_100_frames if self._tracked else None
+            ),
+            "occlusion_id_kept": self.identity.occlusion_id_kept if self._tracked else None,
             "object_frames": int(total[0]),
             "per_class": {
                 self._class_names[class_id]: {
@@ -82,6 +91,18 @@ class QualityCheck:
         judged = set(range(results)) - (small - fits)
         self._results += len(judged)
         self._false_alarms += len(judged - fits)
+
+
+def _matched_ids(
+    truth: Truth, pairs: dict[int, tuple[int, float]], object_ids: NDArray[np.int64]
+) -> dict[int, int | None]:
+    """The counted truth objects' ids with those of the results that stand for them."""
+    matches: dict[int, int | None] = {}
+    for row in np.flatnonzero(truth.counted).tolist():
+        column, iou = pairs.get(row, (-1, 0.0))
+        found = int(object_ids[column]) if iou >= MATCH_IOU else None
+        matches[int(truth.object_ids[row])] = found
+    return matches
 
 
 def mask_iou(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:

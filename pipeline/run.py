@@ -116,7 +116,7 @@ class _Frames:
             StageTimer(str(parts.device)),
             parts.tally,
             plan,
-            parts.preview,
+            parts.taps,
         )
 
     def run(self, stop: threading.Event, console: Console) -> RunFacts:

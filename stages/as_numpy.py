@@ -44,6 +44,7 @@ class AsNumpy:
             presence=self._copy(tracks.presence)[kept],
             quality=self._copy(tracks.quality)[kept],
             age_frames=self._copy(tracks.age_frames)[kept],
+            feedback=None if tracks.feedback is None else self._copy(tracks.feedback),
         )
 
     def _copy(self, values: Tensor) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
-    from stages.records import Detections, Frame, HostPacket, Identity, Tracks, Truth
+    from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
 """Gives a writable C-contiguous uint8 array of the asked shape, (H, W) grey or (H, W, 3) RGB,
@@ -80,8 +80,14 @@ class Segmenter(Protocol):
     prompt_names: tuple[str, ...]
     """Names of the configured prompts; their class ids follow those of the detector."""
 
-    def segment(self, detections: Detections) -> Tracks:
-        """N slots. No host copy, no host wait."""
+    def encode(self, detections: Detections) -> Encoded:
+        """What depends on the picture alone; may run in another thread, a frame ahead."""
+
+    def segment(self, given: Encoded | Detections) -> Tracks:
+        """N slots; Detections are encoded first. No host copy, no host wait."""
+
+    def heed(self, packet: HostPacket) -> None:
+        """Learn from the header of an earlier frame; called by the egress thread."""
 
 
 class Sink(Protocol):

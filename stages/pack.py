@@ -87,6 +87,7 @@ class Pack:
             valid=tracks.valid,
             masks=pack_bits(pixels),
             logits=logits if self._logits else None,
+            feedback=tracks.feedback,
         )
 
 

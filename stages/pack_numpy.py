@@ -37,6 +37,7 @@ class PackNumpy:
             area_px=rows.sum(axis=1).astype(np.int32),
             centroids_xy=np.stack((x, y), axis=1).astype(np.float32),
             masks=np.packbits(masks, axis=-1),
+            feedback=tracks.feedback,
         )
 
 

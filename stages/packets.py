@@ -58,6 +58,8 @@ class HostPacket(Record):
     masks: NDArray[np.uint8] | None = None
     """uint8 (n, H, ceil(W / 8)); None when no consumer asked for masks."""
     logits: NDArray[np.float32] | None = None
+    feedback: NDArray[np.int64] | None = None
+    """int64 (F,), for the segmenter that it came from; leaves the process with nobody."""
 
     def mask(self, row: int) -> NDArray[np.bool_]:
         """The bool (H, W) mask of one row; raises `ValueError` where the packet carries none."""

@@ -89,6 +89,15 @@ class Detections(Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Encoded(Record):
+    """Detections together with the picture as the segmenter's model sees it."""
+
+    detections: Detections
+    features: object
+    """The segmenter's own; it depends on the picture alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Tracks(Record):
     """N object slots with their masks as logits."""
 
@@ -109,6 +118,8 @@ class Tracks(Record):
     """int32 (N,); the detector's classes, then the configured prompts; -1 in an empty slot."""
     valid: Tensor
     """bool (N,)."""
+    feedback: Tensor | None = None
+    """int64 (F,), what the segmenter tells its host side through the header, in its own form."""
 
     def __post_init__(self) -> None:
         rgb, n = self.detections.frame.rgb, self.valid.shape[0]
@@ -150,6 +161,8 @@ class ResultPacket(Record):
     """uint8 (N, H, ceil(W / 8)), full resolution, `numpy.packbits` order, rows padded with 0."""
     logits: Tensor | None = None
     """float32 (N, h, w), only where the configuration asks for them."""
+    feedback: Tensor | None = None
+    """int64 (F,), of `Tracks`."""
 
     def __post_init__(self) -> None:
         n, (height, width) = self.valid.shape[0], self.info.size_hw
@@ -177,6 +190,8 @@ class HostTracks(Record):
     presence: NDArray[np.float32]
     quality: NDArray[np.float32]
     age_frames: NDArray[np.int32]
+    feedback: NDArray[np.int64] | None = None
+    """int64 (F,), of `Tracks`."""
 
 
 def _check(

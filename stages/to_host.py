@@ -116,7 +116,10 @@ class ToHost:
         return PendingPacket(packet, joined, slot, self._free, masks, logits)
 
     def _copy(self, slot: _Slot, packet: ResultPacket, masks: bool, logits: bool) -> Tensor:
-        joined = torch.cat([_bytes_of(getattr(packet, name)) for name, _, _ in _COLUMNS])
+        columns = [_bytes_of(getattr(packet, name)) for name, _, _ in _COLUMNS]
+        if packet.feedback is not None:
+            columns.insert(0, _bytes_of(packet.feedback))
+        joined = torch.cat(columns)
         with named_exit("header"):
             if slot.header.numel() < joined.numel():
                 slot.header = self._fit(None, joined)
@@ -157,6 +160,7 @@ class PendingPacket:
     ) -> None:
         self._info = packet.info
         self._rows = packet.valid.shape[0]
+        self._feedback = 0 if packet.feedback is None else packet.feedback.shape[0]
         self._alive: tuple[ResultPacket, Tensor] | None = (packet, joined)
         self._slot: _Slot | None = slot
         self._free = free
@@ -182,12 +186,15 @@ class PendingPacket:
             self._free.put(slot)
 
     def _read(self, slot: _Slot) -> HostPacket:
-        columns = _split(slot.header.numpy(), self._rows)
+        header = slot.header.numpy()
+        feedback = np.frombuffer(header, np.int64, self._feedback).copy()
+        columns = _split(header[feedback.nbytes :], self._rows)
         keep = np.flatnonzero(columns.pop("valid"))
         fields = {name: column[keep] for name, column in columns.items()}
         masks = slot.masks.numpy()[keep] if self._masks and slot.masks is not None else None
         logits = slot.logits.numpy()[keep] if self._logits and slot.logits is not None else None
-        return HostPacket(self._info, **fields, masks=masks, logits=logits)
+        told = feedback if self._feedback else None
+        return HostPacket(self._info, **fields, masks=masks, logits=logits, feedback=told)
 
 
 def _bytes_of(column: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +370,13 @@ def test_no_detector_answers_with_padding() -> None:
     assert len(found.valid) == 5
     assert not found.valid.any()
     assert not found.boxes_xyxy.any()
+
+
+def test_between_key_frames_nothing_is_looked_for() -> None:
+    found = YoloDetector(YoloConfig(every=3), CPU)
+    epochs = [0, 0, 0, 0, 0, 5, 5, 5, 5, 5]
+    results = [found.detect(replace(frame(), epoch=epoch)) for epoch in epochs]
+    keys = [place for place, result in enumerate(results) if result.computed]
+    assert keys == [0, 3, 5, 8]
+    assert not results[-1].valid.any()
+    assert results[-1].valid.shape == results[0].valid.shape

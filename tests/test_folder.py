@@ -102,6 +102,7 @@ def test_every_file_of_a_run_lies_in_it(tmp_path: Path) -> None:
         folder.kpi: "kpi.jsonl",
         folder.summary: "summary.json",
         folder.preview: "preview.png",
+        folder.film: "preview.mp4",
         folder.error_log: "error.log",
     }
     assert {path: path.name for path in files} == files

@@ -27,7 +27,7 @@ from stages.errors import GpuError, ResidencyError, SourceError, StageError
 from stages.grab import Grab
 from stages.pack import packet_info
 from stages.packets import HostPacket
-from stages.records import Detections, Frame
+from stages.records import Encoded, Frame
 
 CPU = torch.device("cpu")
 SIZE = (8, 12)
@@ -106,17 +106,20 @@ class FakeChain:
     def wait_slot(self, timeout_s: float) -> bool:
         return True
 
-    def look(self, frame: Frame, times: FrameTimes) -> Detections:
+    def look(self, frame: Frame, times: FrameTimes) -> Encoded:
         if self._half == "look":
             self._work(frame)
         with times.stage("detect"):
-            return NoDetector(NoDetectorConfig(max_detections=1), CPU).detect(frame)
+            detections = NoDetector(NoDetectorConfig(max_detections=1), CPU).detect(frame)
+        with times.stage("encode"):
+            return Encoded(detections, features=None)
 
-    def finish(self, detections: Detections, times: FrameTimes, masks: bool) -> FakePending:
+    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> FakePending:
+        frame = encoded.detections.frame
         with times.stage("segment"):
             if self._half == "finish":
-                self._work(detections.frame)
-        return FakePending(detections.frame, self._polls)
+                self._work(frame)
+        return FakePending(frame, self._polls)
 
 
 class FakeSink:
@@ -144,7 +147,7 @@ class Rig:
     def __init__(self, chain: FakeChain, sink: FakeSink, plan: AuditPlan = NO_AUDIT) -> None:
         self.tally = Tally(RESIDENT_STAGES)
         self.egress = Egress((sink,), self.tally)
-        self.loop = Orchestrator(chain, self.egress, StageTimer("cpu"), self.tally, plan, None)
+        self.loop = Orchestrator(chain, self.egress, StageTimer("cpu"), self.tally, plan, ())
         self.sink = sink
         self.stop = threading.Event()
         self.errors: list[Exception] = []

@@ -1,19 +1,22 @@
-"""The preview keeps no frame that was dropped on its way."""
+"""The pictures that a run leaves behind; no frame is kept that was dropped on its way."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.film import Film, halved
 from pipeline.preview import Preview
 from stages.pack import packet_info
 from stages.packets import HostPacket
 from stages.records import Frame
 
-SIZE = (24, 32)
+SIZE = (96, 128)
 
 
 def frame(frame_id: int) -> Frame:
@@ -49,3 +52,37 @@ def test_it_draws_a_candidate_and_forgets_the_dropped_ones(tmp_path: Path) -> No
 def test_without_a_candidate_nothing_is_written(tmp_path: Path) -> None:
     Preview(tmp_path / "p.png", every=2, class_names=()).close()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_film_shows_the_last_frames_with_their_masks(tmp_path: Path) -> None:
+    film = Film(tmp_path / "p.mp4", frames=4, class_names=("lumen",))
+    for frame_id in range(9):
+        of = replace(frame(frame_id), captured_ns=frame_id * 100_000_000)
+        film.offer(of)
+        if frame_id != 6:  # dropped on its way
+            film.write(packet(of))
+    assert len(film._offered) == 0
+    film.close()
+    with av.open(str(tmp_path / "p.mp4")) as container:
+        assert container.streams.video[0].average_rate == round(10 * 3 / 4)
+        pictures = [shown.to_ndarray(format="rgb24") for shown in container.decode(video=0)]
+    assert len(pictures) == 4
+    assert pictures[0].shape == (SIZE[0] // 2, SIZE[1] // 2, 3)
+    coloured = pictures[0].max(axis=2).astype(int) - pictures[0].min(axis=2) > 60
+    assert coloured[:24].any()
+    assert not coloured[24:].any()
+
+
+def test_a_film_of_nothing_is_not_written(tmp_path: Path) -> None:
+    film = Film(tmp_path / "p.mp4", frames=4, class_names=("lumen",))
+    film.offer(frame(0))
+    film.write(packet(frame(0)))
+    film.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_halved_packet_has_halved_masks() -> None:
+    whole = packet(frame(0))
+    small = halved(whole)
+    assert np.array_equal(small.mask(0), whole.mask(0)[::2, ::2])
+    assert small.mask_boxes_xyxy.tolist() == [[4, 4, 10, 8]]

@@ -81,7 +81,7 @@ def test_the_demo_tells_its_events(demo: Path) -> None:
     assert len(masks) == 60
     assert {event["as_numpy"] for event in masks} == {0}
     published = next(event for event in told if event["event"] == "frame_published")
-    assert set(published["stages_ms"]) == {"detect", "segment", "pack", "to_host"}
+    assert set(published["stages_ms"]) == {"detect", "encode", "segment", "pack", "to_host"}
     assert all(earlier["ts"] <= later["ts"] for earlier, later in pairwise(told))
 
 

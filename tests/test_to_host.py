@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,18 @@ def test_on_a_gpu_packets_arrive_though_their_tensors_were_dropped() -> None:
         # Takes the dropped memory on the compute stream, if anyone let it go too early.
         torch.full(size, 255, dtype=torch.uint8, device="cuda")
         assert np.array_equal(arrived(pending).masks, want)
+
+
+def test_what_the_segmenter_tells_its_host_side_comes_with_the_header() -> None:
+    to_host = ToHost(CPU)
+    sent, valid = random_result(np.random.default_rng(1), 5, (6, 9))
+    told = torch.tensor([-3, 2**40, 7])
+    with_feedback = to_host.submit(replace(sent, feedback=told), masks=False).host_packet()
+    without = to_host.submit(sent, masks=False).host_packet()
+    assert_equal(with_feedback, sent, valid)
+    assert_equal(without, sent, valid)
+    assert without.feedback is None
+    assert with_feedback.feedback is not None
+    assert with_feedback.feedback.tolist() == told.tolist()
+    to_host.submit(replace(sent, feedback=told + 1), masks=False)
+    assert with_feedback.feedback.tolist() == told.tolist()

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from stages.base import Section
+from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.detectors.yolo_checkpoint import STRIDE, YoloWeights, read_yolo_weights
 from stages.detectors.yolo_network import build_network
 from stages.errors import ConfigError
@@ -48,6 +49,8 @@ class YoloConfig(Section):
     min_score: float = Field(0.25, ge=0, le=1)
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     """Names of the classes to keep; default: all."""
+    every: int = Field(1, ge=1, le=1000)
+    """Every so many frames is a key frame; nothing is looked for on the others."""
 
 
 class YoloDetector:
@@ -65,14 +68,18 @@ class YoloDetector:
         self._wanted = _wanted(config.classes, weights).to(device)
         self._network = build_network(weights, config.max_detections).to(device)
         self._letterbox: Letterbox | None = None
+        self._every, self._rest, self._epoch = config.every, 0, -1
+        self._nothing = NoDetector(NoDetectorConfig(max_detections=config.max_detections), device)
         self._try_network(weights.path, config.max_detections)
 
     def detect(self, frame: Frame) -> Detections:
-        """K rows, best score first; scores below `min_score`, classes not wanted and boxes
-        without area inside the frame are not `valid`.
+        """K rows, best score first; between key frames not `computed`.
 
-        The first frame of a size must not be under audit: see `warm_up`.
+        Scores below `min_score`, classes not wanted and boxes without area inside the frame are
+        not `valid`. The first frame of a size must not be under audit: see `warm_up`.
         """
+        if not self._is_key_frame(frame.epoch):
+            return self._nothing.detect(frame)
         letterbox = self._letterbox
         if letterbox is None or letterbox.frame_hw != frame.size_hw:
             letterbox = self._fitted(frame.size_hw)
@@ -94,7 +101,16 @@ class YoloDetector:
         A change of size costs the same inside `detect`: the constants come from the host.
         """
         rgb = torch.zeros(3, *size_hw, dtype=torch.uint8, device=self._device)
-        self.detect(Frame(rgb, "warm-up", 0, 0, 0, 0))
+        self.detect(Frame(rgb, "warm-up", -1, 0, 0, 0))
+        self._rest = 0
+
+    def _is_key_frame(self, epoch: int) -> bool:
+        """The first frame of an epoch is one, then every so many."""
+        if epoch != self._epoch:
+            self._epoch, self._rest = epoch, 0
+        key = self._rest == 0
+        self._rest = (self._rest + 1) % self._every
+        return key
 
     def _fitted(self, size_hw: tuple[int, int]) -> Letterbox:
         self._letterbox = Letterbox(size_hw, self.input_hw, self._device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,8 @@ from kpi.events import ObjectRefused
 from stages.base import Section
 from stages.checkpoints import one_line
 from stages.errors import ConfigError
-from stages.packets import Identity
-from stages.records import EMPTY_SLOT, Detections, Frame, Tracks
+from stages.packets import HostPacket, Identity
+from stages.records import EMPTY_SLOT, Detections, Encoded, Frame, Tracks
 from stages.segmenters.prompts import BOX_CORNERS, PromptConfig, group_prompts
 from stages.segmenters.sam2_checkpoint import DEMO, build_sam2
 from stages.segmenters.sam2_network import Decoded, Features, Sam2Network, joined
@@ -107,20 +107,29 @@ class Sam2ImageSegmenter:
         self._try(config.model)
 
     @torch.inference_mode()
-    def segment(self, detections: Detections) -> Tracks:
+    def encode(self, detections: Detections) -> Encoded:
+        """The picture's features."""
+        return Encoded(detections, self._network.encode(detections.frame.rgb))
+
+    @torch.inference_mode()
+    def segment(self, given: Encoded | Detections) -> Tracks:
         """N slots of age 0, with ids that never repeat in an epoch.
 
         On the first frame of an epoch `ObjectRefused` tells of each prompt that lies outside.
         """
-        frame = detections.frame
+        encoded = given if isinstance(given, Encoded) else self.encode(given)
+        detections, frame = encoded.detections, encoded.detections.frame
         scene = self._scene
         if scene is None or (scene.epoch, scene.size_hw) != (frame.epoch, frame.size_hw):
             scene = self._scene = self._enter(frame)
         if detections.computed:
             self._held, surplus = place_detections(detections, self._free)
             self.unplaced += surplus
-        decoded = self._decode(self._network.encode(frame.rgb), scene, self._held)
+        decoded = self._decode(cast(Features, encoded.features), scene, self._held)
         return self._tracks(detections, decoded, scene.valid, self._held)
+
+    def heed(self, packet: HostPacket) -> None:
+        """Nothing to learn: each frame stands for itself."""
 
     @torch.inference_mode()
     def warm_up(self, size_hw: tuple[int, int]) -> None:

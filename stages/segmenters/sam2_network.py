@@ -80,11 +80,16 @@ class Sam2Network:
 
     def encode(self, rgb: Tensor) -> Features:
         """uint8 (3, H, W) on the model's device to features, squashed to the model's square."""
-        maps = self._encoder.forward_image(self.transform(rgb))["backbone_fpn"]
-        *fine, coarse = maps[-self._model.num_feature_levels :]
+        fine, coarse = self.maps(self.transform(rgb))
         if self._model.directly_add_no_mem_embed:
             coarse = coarse + self._model.no_mem_embed.view(1, -1, 1, 1)
-        return Features(coarse, tuple(fine))
+        return Features(coarse, fine)
+
+    def maps(self, pixels: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Plain features, fine and coarse, of S pictures (S, 3, s, s) that `transform` made."""
+        found = self._encoder.forward_image(pixels)["backbone_fpn"]
+        *fine, coarse = found[-self._model.num_feature_levels :]
+        return tuple(fine), coarse
 
     def transform(self, rgb: Tensor) -> Tensor:
         """uint8 (3, H, W) to float32 (1, 3, s, s), resized with antialiasing and normalised.

@@ -1,0 +1,159 @@
+"""Who is tracked: detections become objects, objects end, all decided on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from stages.base import Section
+from stages.records import Detections
+from stages.segmenters.slot_table import SlotTable
+
+
+class LifecycleConfig(Section):
+    """When an object begins, is looked at afresh, and ends."""
+
+    confirm: int = Field(default=2, ge=1, le=30)
+    """Key frames in a row on which a detection must want the same before it gets it."""
+    births: int = Field(default=4, ge=1, le=16)
+    """Most detections that may begin or refresh an object on one key frame."""
+    overlap: float = Field(default=0.3, gt=0, lt=1)
+    """Box IoU from which a detection and a mask are the same object."""
+    refresh_below: float = Field(default=0.8, ge=0, le=1)
+    """A matched detection whose box IoU with the mask is lower prompts the mask anew; 0: never."""
+    reach: float = Field(default=1.0, ge=0)
+    """How far from where it was last seen a lost object may be found again, in box diagonals."""
+    max_missing_frames: int = Field(default=45, ge=1)
+    """Frames in a row without presence after which an object ends."""
+    max_unseen_key_frames: int = Field(default=45, ge=1)
+    """Key frames in a row without a detection after which a detected object ends."""
+    duplicate: float = Field(default=0.7, gt=0, le=1)
+    """Mask IoU from which the younger of two objects is taken for the older one and ends, unless
+    somebody prompted it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wishes:
+    """What the K detections of a key frame want."""
+
+    slots: Tensor
+    """int64 (K,): the object to refresh or to find again; N for a new one."""
+    ready: Tensor
+    """bool (K,): confirmed."""
+
+
+class Lifecycle:
+    """Association, births and deaths; state is one row for each detection of the last key frame."""
+
+    def __init__(self, config: LifecycleConfig, device: torch.device) -> None:
+        self._config = config
+        self._boxes = torch.zeros(0, 4, device=device)
+        self._hits = torch.zeros(0, dtype=torch.int32, device=device)
+        self.waiting = torch.zeros((), dtype=torch.int32, device=device)
+        """int32 (): detections that will be ready on the next key frame if they stay."""
+
+    def clear(self) -> None:
+        """Nobody waits."""
+        self._hits = torch.zeros_like(self._hits)
+        self.waiting.zero_()
+
+    def associate(self, detections: Detections, table: SlotTable) -> Wishes:
+        """Match detections with masks; matched slots take the detection's score."""
+        config, n = self._config, table.slots
+        live, boxes = table.live[:n], table.boxes_xyxy[:n]
+        shown = box_iou(detections.boxes_xyxy, boxes)
+        # A mask that fails its box must not make its detection a second object.
+        told = box_iou(detections.boxes_xyxy, table.told_xyxy[:n])
+        both = detections.valid[:, None] & live[None, :]
+        overlap = torch.where(both, torch.maximum(shown, told), 0.0)
+        same = detections.class_ids[:, None] == table.class_ids[None, :n]
+        present = table.missing[:n] == 0
+        known = overlap * same * present
+        matched = mutual_best(known, config.overlap)
+        self._tell(table, matched, detections)
+        lost = live & ~present
+        near = centre_distance(detections.boxes_xyxy, boxes) <= config.reach
+        found = near & same & lost[None, :] & detections.valid[:, None]
+        taken = ((overlap * present) >= config.overlap).any(dim=1)
+        drifted = (matched & (shown < config.refresh_below)).any(dim=1)
+        again = found.any(dim=1) & ~taken
+        new = detections.valid & ~taken & ~again
+        slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))
+        wants = drifted | again | new
+        hits = self._count(detections.boxes_xyxy, wants)
+        self.waiting.copy_((wants & (hits >= config.confirm - 1)).sum())
+        return Wishes(torch.where(new, n, slot), wants & (hits >= config.confirm))
+
+    def end(self, table: SlotTable, tracked: Tensor) -> None:
+        """Empty the slots of objects that are gone; `tracked` bool (N + 1,): with a new mask."""
+        config = self._config
+        absent = tracked & (table.presence <= 0)
+        table.missing.copy_(
+            torch.where(absent, table.missing + 1, torch.where(tracked, 0, table.missing))
+        )
+        gone = table.missing > config.max_missing_frames
+        gone |= table.unseen > config.max_unseen_key_frames
+        gone |= duplicates(table, config.duplicate) & (table.unseen >= 0)
+        table.move_out(gone & table.live)
+
+    def _tell(self, table: SlotTable, matched: Tensor, detections: Detections) -> None:
+        n = table.slots
+        seen, best = matched.any(dim=0), matched.byte().argmax(dim=0)
+        score = detections.scores.index_select(0, best)
+        table.scores[:n].copy_(torch.where(seen, score, table.scores[:n]))
+        box = detections.boxes_xyxy.index_select(0, best)
+        table.told_xyxy[:n].copy_(torch.where(seen[:, None], box, table.told_xyxy[:n]))
+        counted = table.unseen[:n] >= 0
+        unseen = torch.where(seen, 0, table.unseen[:n] + 1)
+        table.unseen[:n].copy_(torch.where(counted, unseen, table.unseen[:n]))
+
+    def _count(self, boxes: Tensor, wants: Tensor) -> Tensor:
+        """int32 (K,): key frames in a row on which each detection wanted something."""
+        if self._boxes.shape != boxes.shape:
+            self._boxes = torch.zeros_like(boxes)
+            self._hits = torch.zeros(boxes.shape[0], dtype=torch.int32, device=boxes.device)
+        before = (box_iou(boxes, self._boxes) >= self._config.overlap) * self._hits[None, :]
+        hits = torch.where(wants, before.amax(dim=1) + 1, 0).int()
+        self._boxes, self._hits = boxes, hits
+        return hits
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """float32 (n, m) of float32 (n, 4) and (m, 4), x1 y1 x2 y2; 0 where a box is empty."""
+    size = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(
+        a[:, None, :2], b[None, :, :2]
+    )
+    both = size.clamp(min=0).prod(dim=2)
+    area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(dim=1) for box in (a, b))
+    iou: Tensor = both / (area_a[:, None] + area_b[None, :] - both).clamp(min=1e-6)
+    return iou
+
+
+def centre_distance(a: Tensor, b: Tensor) -> Tensor:
+    """float32 (n, m): between the boxes' centres, in mean diagonals."""
+    centre_a, centre_b = ((box[:, :2] + box[:, 2:]) / 2 for box in (a, b))
+    size_a, size_b = ((box[:, 2:] - box[:, :2]).square().sum(1).sqrt() for box in (a, b))
+    distance = (centre_a[:, None] - centre_b[None, :]).square().sum(2).sqrt()
+    return distance / ((size_a[:, None] + size_b[None, :]) / 2).clamp(min=1e-6)
+
+
+def mutual_best(scores: Tensor, least: float) -> Tensor:
+    """bool (n, m): pairs that are each other's best, with a score of at least `least`."""
+    best_of_row = scores == scores.amax(dim=1, keepdim=True)
+    best_of_column = scores == scores.amax(dim=0, keepdim=True)
+    return best_of_row & best_of_column & (scores >= least)
+
+
+def duplicates(table: SlotTable, least: float) -> Tensor:
+    """bool (N + 1,): objects whose mask is that of an older one."""
+    shown = (table.logits > 0).flatten(1) & table.live[:, None]
+    pixels = shown.float()
+    both = pixels @ pixels.T
+    area = pixels.sum(dim=1)
+    same = both >= least * (area[:, None] + area[None, :] - both).clamp(min=1)
+    older = table.object_ids[None, :] < table.object_ids[:, None]
+    there = table.live[:, None] & table.live[None, :]
+    return (same & older & there).any(dim=1)

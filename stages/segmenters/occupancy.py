@@ -1,0 +1,111 @@
+"""What the host knows of the slots without asking: late counts, and what it allowed since."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+_UNHEARD_FRAMES: Final = 30
+"""Without a header for so long (nobody reads them, say) the host supposes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a result tells the host, a few frames late."""
+
+    epoch: int
+    frame_id: int
+    ids: frozenset[int]
+    """Of the objects that live."""
+    waiting: int
+    """Detections that wait for a slot, or for a new look at theirs."""
+    held: int
+    """Most conditioning frames that a slot holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    frame_id: int
+    births: int
+    prompts: int
+
+
+class Occupancy:
+    """Bounds that never fall short, and how many objects may begin.
+
+    Objects begin, and are conditioned again, only by the host's permission; so the late counts
+    plus what was allowed since are never too low. `heed` may be called from another thread.
+    """
+
+    def __init__(self, slots: int, births: int, confirm: int) -> None:
+        """`births`: most permissions a key frame; `confirm` 1: nobody needs to wait."""
+        self._slots, self._births = slots, births
+        self._at_once = confirm == 1
+        self._header: Header | None = None
+        self._allowed: deque[_Allowed] = deque()
+        self._epoch = 0
+        self._last = -1
+
+    def enter(self, epoch: int) -> None:
+        """An epoch begins with empty slots."""
+        self._epoch, self._header, self._last = epoch, None, -1
+        self._allowed.clear()
+
+    def heed(self, header: Header) -> None:
+        """Take note of a header."""
+        self._header = header
+
+    def live(self) -> int:
+        """At least the number of slots that live now."""
+        header = self._current()
+        late = 0 if header is None else len(header.ids)
+        return min(self._slots, late + sum(each.births for each in self._since(header)))
+
+    def held(self) -> int:
+        """At least the number of conditioning frames that any slot holds."""
+        header = self._current()
+        late = 0 if header is None else header.held
+        return late + sum(each.prompts for each in self._since(header))
+
+    def may_live(self, object_id: int) -> bool:
+        """False where no object of that id can be in a slot."""
+        header = self._current()
+        if header is None or object_id in header.ids:
+            return True
+        return any(each.births for each in self._since(header))
+
+    def permit(self, frame_id: int) -> int:
+        """How many detections may have their way on this key frame; one that waits is permitted
+        once."""
+        header = self._current()
+        unheard = header is None or frame_id - header.frame_id > _UNHEARD_FRAMES
+        if unheard or self._at_once:
+            count = self._births
+        elif header is not None and header.frame_id > self._last:
+            count = min(self._births, header.waiting)
+        else:
+            count = 0
+        if count:
+            self._last = frame_id
+            self.allow(frame_id, count, count)
+        return count
+
+    def allow(self, frame_id: int, births: int, prompts: int) -> None:
+        """So many objects may begin, and be conditioned, on this frame."""
+        self._allowed.append(_Allowed(frame_id, births, prompts))
+        if len(self._allowed) > 4 * _UNHEARD_FRAMES:  # no header comes: keep the sums, not the list
+            births = sum(each.births for each in self._allowed)
+            prompts = sum(each.prompts for each in self._allowed)
+            self._allowed = deque([_Allowed(frame_id, births, prompts)])
+
+    def _since(self, header: Header | None) -> deque[_Allowed]:
+        """What was allowed after the header's frame; the rest is forgotten."""
+        known = -1 if header is None else header.frame_id
+        while self._allowed and self._allowed[0].frame_id <= known:
+            self._allowed.popleft()
+        return self._allowed
+
+    def _current(self) -> Header | None:
+        header = self._header
+        return header if header is not None and header.epoch == self._epoch else None

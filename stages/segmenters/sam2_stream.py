@@ -1,0 +1,213 @@
+"""SAM2 as a stage that follows objects: lasting ids, fixed memory, prompts at any time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+
+from kpi.emit import emit
+from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
+from stages.base import Section
+from stages.checkpoints import one_line
+from stages.errors import ConfigError
+from stages.packets import HostPacket, Identity
+from stages.records import Detections, Encoded, Frame, Tracks
+from stages.segmenters.execution import Execution
+from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
+from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket
+from stages.segmenters.mask_cleaning import fill_holes, without_overlap
+from stages.segmenters.occupancy import Header, Occupancy
+from stages.segmenters.prompts import PromptConfig
+from stages.segmenters.sam2_checkpoint import DEMO, build_sam2
+from stages.segmenters.tracker import APPLIED, NO_SLOT, TICKETS, UNKNOWN_OBJECT, Tracker
+from stages.segmenters.tracker_core import Pictures, TrackerCore
+
+_REFUSALS: Final[dict[int, Refusal]] = {UNKNOWN_OBJECT: "unknown_object", NO_SLOT: "no_slot"}
+
+
+class Sam2StreamConfig(Section):
+    """SAM2 following objects through a stream."""
+
+    kind: Literal["sam2_stream"] = "sam2_stream"
+    model: str = Field(DEMO, min_length=1)
+    """`demo`, a structure of the sam2 package such as `sam2.1_hiera_t`, or a YAML file."""
+    checkpoint: Path | None = None
+    """`.safetensors`, or a torch file `{"model": ...}`; the demo brings its own."""
+    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
+    """Of the checkpoint; another file is refused."""
+    max_objects: int = Field(8, ge=1, le=64)
+    """N slots."""
+    conditioning_frames: int = Field(4, ge=2, le=16)
+    """K: prompted frames that each object remembers (`max_cond_frames_in_attn`)."""
+    execution: Execution = "eager"
+    """`compile`: slow to start, faster then; `graph`: CUDA only, not yet proven on a GPU."""
+    fill_hole_area: int = Field(default=0, ge=0, le=64)
+    """Holes of at most so many low-resolution pixels are filled in what leaves; 0: none."""
+    non_overlap: bool = False
+    """Whether each pixel of what leaves belongs to one object at most."""
+    prompts: tuple[PromptConfig, ...] = ()
+    """Objects to follow from the first frame of each epoch on."""
+    lifecycle: LifecycleConfig = LifecycleConfig()
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Sam2StreamConfig:
+        if self.checkpoint is None and self.model != DEMO:
+            raise ValueError(f"checkpoint: got none, expected the weights of {self.model}")
+        if len(self.prompts) > self.max_objects:
+            raise ValueError(
+                f"prompts: got {len(self.prompts)}, expected at most max_objects "
+                f"({self.max_objects})"
+            )
+        return self
+
+
+class Sam2StreamSegmenter:
+    """N slots whose ids last as long as their objects; ids never repeat in an epoch."""
+
+    identity: Identity = "tracked"
+
+    def __init__(
+        self, config: Sam2StreamConfig, device: torch.device, first_prompt_class: int = 0
+    ) -> None:
+        """Build and load the model; raises `ConfigError`.
+
+        The prompts' class ids follow those of the detector: `first_prompt_class` is how many the
+        detector has, `prompt_names` what the ids from there on mean.
+        """
+        self.prompt_names = tuple(prompt.name or "prompt" for prompt in config.prompts)
+        self._first_class = first_prompt_class
+        self._configured = config.prompts
+        model = build_sam2(config.model, config.checkpoint, config.sha256, device)
+        core = TrackerCore(
+            model, config.max_objects, config.conditioning_frames, bf16=device.type == "cuda"
+        )
+        self.tracker = Tracker(core, Lifecycle(config.lifecycle, device), config.execution)
+        life = config.lifecycle
+        self._occupancy = Occupancy(config.max_objects, life.births, life.confirm)
+        self._queue = PromptQueue()
+        self._fill, self._apart = config.fill_hole_area, config.non_overlap
+        self._told = _Told()
+        self._view: tuple[int, tuple[int, int]] | None = None
+        self._try(config.model)
+
+    @torch.inference_mode()
+    def encode(self, detections: Detections) -> Encoded:
+        """What every object of the picture shares."""
+        core = self.tracker.core
+        pixels = core.network.transform(detections.frame.rgb)
+        return Encoded(detections, self.tracker.units.encode(pixels))
+
+    @torch.inference_mode()
+    def segment(self, given: Encoded | Detections) -> Tracks:
+        """One frame of the stream; see `Tracker`."""
+        item = given if isinstance(given, Encoded) else self.encode(given)
+        detections, frame = item.detections, item.detections.frame
+        if self._view != (frame.epoch, frame.size_hw):
+            self._enter(frame)
+        tracker, encoded = self.tracker, cast(Pictures, item.features)
+        tracker.follow(encoded, frame, self._occupancy.live(), self._occupancy.held())
+        for ticket in self._queue.take():
+            wanted = ticket.prompt.object_id
+            if wanted is not None and not self._occupancy.may_live(wanted):
+                self._queue.answer(ticket.number, "unknown_object", None)
+                self._emit(ticket, frame.source_id, frame.frame_id)
+                continue
+            tracker.prompt(encoded, frame, ticket.prompt, ticket.number)
+            self._occupancy.allow(frame.frame_id, int(ticket.prompt.action == "add"), 1)
+        if detections.computed:
+            tracker.grow(encoded, detections, self._occupancy.permit(frame.frame_id))
+        return self._cleaned(tracker.finish(detections))
+
+    def _cleaned(self, tracks: Tracks) -> Tracks:
+        logits = fill_holes(tracks.logits, self._fill)
+        if self._apart:
+            logits = without_overlap(logits, tracks.valid)
+        return tracks if logits is tracks.logits else replace(tracks, logits=logits)
+
+    def prompt(self, prompt: Prompt) -> Ticket:
+        """Ask for something from any thread; it is applied at the next frame and answered."""
+        ticket = self._queue.put(prompt)
+        if ticket.outcome.done():
+            self._emit(ticket, self._told.source_id, self._told.frame_id)
+        return ticket
+
+    def heed(self, packet: HostPacket) -> None:
+        """Read the header of an earlier frame; called by the egress thread."""
+        info, feedback = packet.info, packet.feedback
+        if feedback is None or self._view is None or info.epoch != self._view[0]:
+            return
+        waiting, refused, held = feedback[:3].tolist()
+        ids = frozenset(packet.object_ids.tolist())
+        self._occupancy.heed(Header(info.epoch, info.frame_id, ids, waiting, held))
+        for number, outcome, object_id in feedback[3:].reshape(TICKETS, 3).tolist():
+            refusal = None if outcome == APPLIED else _REFUSALS.get(outcome)
+            ticket = self._queue.answer(number, refusal, object_id if object_id >= 0 else None)
+            if ticket is not None:
+                self._emit(ticket, info.source_id, info.frame_id)
+        self._told.tell(packet, refused)
+
+    def _emit(self, ticket: Ticket, source_id: str, frame_id: int) -> None:
+        epoch = -1 if self._view is None else self._view[0]
+        outcome = ticket.outcome.result()
+        emit(
+            PromptEnded(
+                source_id, epoch, frame_id, ticket.number, ticket.prompt.action,
+                outcome.reason, outcome.object_id,
+            )
+        )  # fmt: skip
+
+    def _enter(self, frame: Frame) -> None:
+        """Begin an epoch: slots empty, ids from 0, configured prompts asked for."""
+        self.tracker.clear()
+        self._occupancy.enter(frame.epoch)
+        self._view = (frame.epoch, frame.size_hw)
+        self._queue.enter(frame.epoch, frame.size_hw)
+        for place, prompt in enumerate(self._configured):
+            ticket = self._queue.put(
+                Prompt(
+                    "add", box=prompt.box, points=prompt.points or (), labels=prompt.labels or (),
+                    class_id=self._first_class + place, epoch=frame.epoch,
+                )
+            )  # fmt: skip
+            if ticket.outcome.done():
+                emit(ObjectRefused(frame.source_id, frame.epoch, frame.frame_id, "bad_prompt"))
+
+    def _try(self, model: str) -> None:
+        """Find at the start what a structure cannot do."""
+        size = self.tracker.core.image_size
+        black = torch.zeros(3, size, size, dtype=torch.uint8, device=self.tracker.core.device)
+        frame = Frame(black, "try", -1, 0, 0, 0)
+        try:
+            self.tracker.run_all(frame)
+        except Exception as error:  # whatever sam2 makes of sizes that do not fit together
+            raise ConfigError(f"{model}: sam2 cannot run this model ({one_line(error)})") from error
+
+
+class _Told:
+    """What was last told of the objects, to tell only what changed."""
+
+    def __init__(self) -> None:
+        self.source_id, self.frame_id = "", -1
+        self._epoch = -1
+        self._objects: dict[int, int] = {}
+        self._refused = 0
+
+    def tell(self, packet: HostPacket, refused: int) -> None:
+        info = packet.info
+        where = (info.source_id, info.epoch, info.frame_id)
+        self.source_id, self.frame_id = info.source_id, info.frame_id
+        if info.epoch != self._epoch:
+            self._epoch, self._objects, self._refused = info.epoch, {}, 0
+        ids = packet.object_ids.tolist()
+        now = dict(zip(ids, packet.class_ids.tolist(), strict=True))
+        for object_id in now.keys() - self._objects.keys():
+            emit(ObjectAdded(*where, object_id, now[object_id]))
+        for object_id in self._objects.keys() - now.keys():
+            emit(ObjectDropped(*where, object_id, self._objects[object_id]))
+        for _ in range(refused - self._refused):
+            emit(ObjectRefused(*where, "no_slot"))
+        self._objects, self._refused = now, refused

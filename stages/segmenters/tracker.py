@@ -1,0 +1,236 @@
+"""Slots, memory and lifecycle put together: one frame of the stream, all on the device."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from stages.exits import named_exit
+from stages.records import EMPTY_SLOT, Detections, Frame, Tracks
+from stages.segmenters.execution import Execution, made_ready
+from stages.segmenters.lifecycle import Lifecycle, Wishes, box_iou
+from stages.segmenters.live_prompts import Prompt, as_points
+from stages.segmenters.mask_head import NO_MASK, GivenMasks, Told
+from stages.segmenters.prompts import BOX_CORNERS
+from stages.segmenters.slot_table import SlotTable
+from stages.segmenters.tracker_core import Pictures, Shown, TrackerCore
+
+TICKETS: Final = 16
+"""Answers to prompts that a header carries; more than are applied before a header is read."""
+APPLIED, UNKNOWN_OBJECT, NO_SLOT = 1, 2, 3
+_SAME_OBJECT: Final = 0.5
+"""Box IoU from which two detections that wait are one object."""
+_BY_PROMPT: Final = -1
+"""`SlotTable.unseen` of objects that people asked for."""
+
+
+class Tracker:
+    """One stream. The verbs of a frame, in order: `follow`, `prompt`, `grow`, `finish`."""
+
+    def __init__(self, core: TrackerCore, lifecycle: Lifecycle, execution: Execution) -> None:
+        """Raises `ConfigError` where the device cannot do `execution`."""
+        self.core, self._lifecycle = core, lifecycle
+        self.units = made_ready(core, execution)
+        slots, device = core.bank.shape.slots, core.device
+        self.table = SlotTable(slots, core.image_size // 4, device)
+        self._corners = torch.tensor([BOX_CORNERS], dtype=torch.int32, device=device)
+        self._answers = torch.zeros(TICKETS, 3, dtype=torch.int64, device=device)
+        self._pixels = torch.arange(core.image_size, device=device)
+        self._rows_of = buckets(slots)
+        self._held_of = buckets(core.bank.shape.conditioning)[1:]
+        self._rows = torch.zeros(0, dtype=torch.int64, device=device)
+        self._features: Tensor | None = None
+
+    @torch.inference_mode()
+    def run_all(self, frame: Frame) -> None:
+        """Run every unit once, so that nothing lazy is left for the first frame."""
+        self.clear()
+        core, size = self.core, float(self.core.image_size)
+        encoded = self.units.encode(core.network.transform(frame.rgb))
+        self.prompt(encoded, frame, Prompt("add", box=(0.0, 0.0, size / 2, size / 2)), 1)
+        for rows in self._rows_of:
+            for held in self._held_of:
+                self.follow(encoded, frame, rows, held)
+        self.clear()
+
+    def clear(self) -> None:
+        """A new epoch: nobody is tracked, ids start anew."""
+        self.core.clear()
+        self.table.clear()
+        self._lifecycle.clear()
+        self._answers.zero_()
+
+    def follow(self, encoded: Pictures, frame: Frame, live: int, held: int) -> None:
+        """Track every live object.
+
+        `live`, `held`: at least as many as there are, and as conditioning frames that one holds.
+        """
+        self.table.age += 1
+        count = next(size for size in self._rows_of if size >= live)
+        self._rows, self._features = self._rows[:0], None
+        if count:
+            held = min(max(held, 1), self._held_of[-1])
+            cells = next(size for size in self._held_of if size >= held)
+            self._rows, alive = self.table.live_first(count)
+            shown = self.units.track(encoded, self._rows, alive, cells)
+            self._features = shown.features
+            self._keep(self._rows, shown, frame)
+
+    def prompt(self, encoded: Pictures, frame: Frame, prompt: Prompt, ticket: int) -> None:
+        """Apply one checked prompt; the answer is written under `ticket`."""
+        table, one = self.table, self._corners.new_ones(1)
+        if prompt.action == "reset":
+            table.move_out(table.live.clone())
+            self._answer(ticket, one.bool(), one.long() * EMPTY_SLOT, UNKNOWN_OBJECT)
+            return
+        if prompt.action == "add":
+            row = table.free_slot()
+            class_id = torch.full_like(one, prompt.class_id)
+            object_id = table.move_in(row, one.bool(), class_id, one.float(), _BY_PROMPT)
+            self.core.bank.open(row)
+            refusal = NO_SLOT
+        else:
+            object_id = torch.full((1,), prompt.object_id or 0, device=self.core.device)
+            row = table.slot_of(object_id)
+            refusal = UNKNOWN_OBJECT
+        if prompt.action == "remove":
+            gone = torch.zeros_like(table.live).index_fill_(0, row, True)
+            table.move_out(gone & table.live)
+        else:
+            self._draw(encoded, frame, prompt, row)
+        self._answer(ticket, row < table.slots, object_id, refusal)
+
+    def grow(self, encoded: Pictures, detections: Detections, permitted: int) -> None:
+        """Let a key frame's detections begin or refresh at most `permitted` objects."""
+        if not detections.valid.shape[0]:
+            return
+        wishes = self._lifecycle.associate(detections, self.table)
+        permitted = min(permitted, detections.valid.shape[0])
+        if not permitted:
+            return
+        frame = detections.frame
+        order = torch.where(wishes.ready, detections.scores, -1.0).topk(permitted).indices
+        boxes = detections.boxes_xyxy.index_select(0, order)
+        rows = self._places(detections, wishes, order, boxes)
+        corners = self._in_model(boxes.view(-1, 2, 2), frame)
+        tokens = self.core.head.tokens(corners, self._corners.expand(permitted, -1))
+        self._keep(rows, self.core.begin(encoded, rows, tokens), frame)
+
+    def finish(self, detections: Detections) -> Tracks:
+        """End what is gone, and hand on a copy of the slots."""
+        table = self.table
+        self._lifecycle.end(table, table.live & (table.age == 0))
+        self.core.advance()
+        n = table.slots
+        feedback = torch.cat(
+            (
+                self._lifecycle.waiting[None].long(),
+                table.refused[None],
+                self.core.bank.most_held(table.live)[None],
+                self._answers.flatten(),
+            )
+        )
+        return Tracks(
+            detections,
+            logits=torch.where(table.live[:n, None, None], table.logits[:n], NO_MASK),
+            object_ids=table.object_ids[:n].clone(),
+            presence=table.presence[:n].clone(),
+            quality=table.quality[:n].clone(),
+            age_frames=table.age[:n].clone(),
+            scores=table.scores[:n].clone(),
+            class_ids=table.class_ids[:n].clone(),
+            valid=table.live[:n].clone(),
+            feedback=feedback,
+        )
+
+    def _places(
+        self, detections: Detections, wishes: Wishes, order: Tensor, boxes: Tensor
+    ) -> Tensor:
+        """int64 (m,): the slot of each chosen detection; scratch for one that gets none."""
+        table, n = self.table, self.table.slots
+        twice = (box_iou(boxes, boxes) > _SAME_OBJECT).tril(-1).any(dim=1)
+        ready = wishes.ready.index_select(0, order) & ~twice
+        wanted = wishes.slots.index_select(0, order)
+        rows = []
+        for place in range(order.shape[0]):
+            at = order[place : place + 1]
+            go, known = ready[place : place + 1], wanted[place : place + 1]
+            new = go & (known == n)
+            free = torch.where(new, table.free_slot(), n)
+            class_id = detections.class_ids.index_select(0, at)
+            score = detections.scores.index_select(0, at)
+            table.move_in(free, new, class_id, score, 0)
+            self.core.bank.open(free)
+            rows.append(torch.where(new, free, torch.where(go, known, n)))
+        chosen = torch.cat(rows)
+        table.unseen.index_fill_(0, chosen, 0)
+        table.told_xyxy.index_copy_(0, chosen, boxes)
+        return chosen
+
+    def _draw(self, encoded: Pictures, frame: Frame, prompt: Prompt, row: Tensor) -> None:
+        told = self._upload(prompt, frame)
+        if prompt.action != "correct" or self._features is None:
+            self._keep(row, self.core.begin(encoded, row, told), frame)
+            return
+        place = (self._rows == row).byte().argmax(dim=0, keepdim=True)
+        features = self._features.index_select(0, place)
+        before = self.table.logits.index_select(0, row)
+        self._keep(row, self.core.correct(encoded, row, features, before, told), frame)
+
+    def _upload(self, prompt: Prompt, frame: Frame) -> Told:
+        """What a prompt tells the model; the one copy it needs."""
+        device = self.core.device
+        if prompt.mask is not None:
+            with named_exit("prompt"):
+                mask = torch.from_numpy(prompt.mask.astype("uint8")).to(device)
+            size = (self.core.image_size,) * 2
+            shown = torch.nn.functional.interpolate(
+                mask[None, None].float(), size, mode="bilinear", antialias=True,
+                align_corners=False,
+            )  # fmt: skip
+            return GivenMasks((shown >= 0.5).float())
+        coords, labels = as_points(prompt)
+        with named_exit("prompt"):
+            at = torch.tensor([coords], dtype=torch.float32).to(device)
+            signs = torch.tensor([labels], dtype=torch.int32).to(device)
+        return self.core.head.tokens(self._in_model(at, frame), signs)
+
+    def _in_model(self, points: Tensor, frame: Frame) -> Tensor:
+        height, width = frame.size_hw
+        x, y = points[..., 0] / width, points[..., 1] / height
+        return torch.stack((x, y), dim=-1) * self.core.image_size
+
+    def _keep(self, rows: Tensor, shown: Shown, frame: Frame) -> None:
+        self.table.write(rows, shown.masks, self._boxes(shown.enlarged, frame))
+
+    def _boxes(self, enlarged: Tensor, frame: Frame) -> Tensor:
+        """float32 (b, 4): tight boxes of masks (b, 1, s, s), frame pixels; x2 <= x1 where empty."""
+        pixels = enlarged[:, 0] > 0
+        size = self.core.image_size
+        height, width = frame.size_hw
+        ends = []
+        for axis, side in ((1, width), (2, height)):
+            hit = pixels.any(dim=axis)
+            first = torch.where(hit, self._pixels, size).amin(dim=1)
+            last = torch.where(hit, self._pixels + 1, 0).amax(dim=1)
+            ends.append((first * (side / size), last * (side / size)))
+        (x1, x2), (y1, y2) = ends
+        return torch.stack((x1, y1, x2, y2), dim=1)
+
+    def _answer(self, ticket: int, applied: Tensor, object_id: Tensor, refusal: int) -> None:
+        row = self._answers[ticket % TICKETS]
+        row[0].fill_(ticket)
+        row[1:2].copy_(torch.where(applied, APPLIED, refusal))
+        row[2:3].copy_(object_id)
+
+
+def buckets(slots: int) -> tuple[int, ...]:
+    """Numbers of objects that a step is made for: 0, the powers of two below `slots`, `slots`."""
+    sizes = [0]
+    size = 1
+    while size < slots:
+        sizes.append(size)
+        size *= 2
+    return (*sizes, slots)

@@ -1,0 +1,205 @@
+"""SAM2 as an endless stream: encode pictures, follow objects, take prompts.
+
+Frame by frame the masks are those of the unmodified `SAM2VideoPredictor` with
+`max_cond_frames_in_attn = K` up to float rounding, however long the stream. Rows are objects;
+each slot belongs to one of S pictures of a step, named by `stream_of`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from stages.errors import ConfigError
+from stages.segmenters.mask_head import GivenMasks, MaskHead, Masks, Told
+from stages.segmenters.memory_attention import MemoryAttention
+from stages.segmenters.memory_bank import BankShape, MemoryBank
+from stages.segmenters.memory_encoder import MemoryEncoder
+from stages.segmenters.sam2_network import Sam2Network
+
+_NEEDED: Final = {
+    "use_obj_ptrs_in_encoder": True,
+    "directly_add_no_mem_embed": True,
+    "use_mask_input_as_output_without_sam": True,
+    "memory_temporal_stride_for_eval": 1,
+}
+"""Flags of `SAM2Base` as every published model has them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """S pictures, ready for any number of objects."""
+
+    coarse: Tensor
+    """(S, C, h, w), plain."""
+    looked: Tensor
+    """(S, L, C), what reading memory needs."""
+    remembered: Tensor
+    """(S, C, h, w), what writing memory needs."""
+    fine: tuple[Tensor, ...]
+    """(S, C / 8, 4h, 4w) and (S, C / 4, 2h, 2w); empty where the model has none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """The masks of b objects in the current picture."""
+
+    masks: Masks
+    enlarged: Tensor
+    """float32 (b, 1, s, s): their logits at the image size."""
+    features: Tensor
+    """(b, C, h, w): what was decoded; after `track` the picture in the light of the memory."""
+
+
+class TrackerCore:
+    """The step of the official predictor over slots; holds the model and its memory bank."""
+
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        slots: int,
+        conditioning: int,
+        streams: int = 1,
+        bf16: bool = False,
+    ) -> None:
+        """`model`: a `SAM2Base` in eval mode on its final device; `slots` N; `conditioning` K >= 2;
+        `streams` S; `bf16`: run under bfloat16 autocast. Raises `ConfigError` for a structure
+        that cannot be followed exactly."""
+        check_structure(model)
+        self.network = Sam2Network(model)
+        self.image_size = self.network.image_size
+        self.device = self.network.device
+        self.bank = MemoryBank(bank_shape(model, slots, conditioning), self.device)
+        shape = self.bank.shape
+        with torch.no_grad():
+            self.head = MaskHead(model)
+            self._reader = MemoryAttention(model, shape.recent, shape.pointers, conditioning)
+            self._writer = MemoryEncoder(model)
+            self._no_memory = model.no_mem_embed.detach().view(1, -1, 1, 1)
+        self.stream_of = torch.zeros(slots + 1, dtype=torch.int64, device=self.device)
+        """int64 (N + 1,): the picture of each slot."""
+        self.clock = torch.zeros(streams, dtype=torch.int64, device=self.device)
+        """int64 (S,): number of the current picture."""
+        self._shared = streams == 1
+        self._bf16 = bf16
+
+    def encode(self, pixels: Tensor) -> Pictures:
+        """float32 (S, 3, s, s), normalised, as `Sam2Network.transform` gives them."""
+        with self._precision():
+            fine, coarse = self.network.maps(pixels)
+            return Pictures(coarse, self._reader.look(coarse), self._writer.look(coarse), fine)
+
+    def track(
+        self, encoded: Pictures, rows: Tensor, live: Tensor, held: int | None = None
+    ) -> Shown:
+        """Follow the slots `rows`, int64 (b,), each at most once, and remember the result.
+
+        What is not `live`, bool (b,), is computed all the same and remembered as a hole. `held`:
+        see `MemoryBank.recall`.
+        """
+        with self._precision():
+            stream, now = self._place(rows)
+            features = self._reader.read(
+                self._each(encoded.looked, stream), self.bank.recall(rows, now, held)
+            )
+            masks = self.head.unprompted(features, self._fine(encoded, stream))
+            enlarged = masks.enlarged(self.image_size)
+            memory = self._memory(encoded, stream, masks, enlarged, prompted=False)
+            self.bank.remember(rows, now, memory, masks.pointer, live)
+            return Shown(masks, enlarged, features)
+
+    def begin(self, encoded: Pictures, rows: Tensor, told: Told) -> Shown:
+        """Condition slots on prompts, without regard to their memory; the frame is kept among
+        their K conditioning frames.
+
+        `rows` int64 (b,), scratch where there is nowhere to write.
+        """
+        with self._precision():
+            stream, now = self._place(rows)
+            features, fine = self._each(encoded.coarse, stream), self._fine(encoded, stream)
+            if isinstance(told, GivenMasks):
+                masks = self.head.given(features, fine, told)
+            else:
+                masks = self.head.prompted(features + self._no_memory, fine, told)
+            enlarged = masks.enlarged(self.image_size)
+            memory = self._memory(encoded, stream, masks, enlarged, prompted=True)
+            self.bank.condition(rows, now, memory, masks.pointer)
+            return Shown(masks, enlarged, features)
+
+    def correct(
+        self, encoded: Pictures, rows: Tensor, features: Tensor, before: Tensor, told: Told
+    ) -> Shown:
+        """Prompt slots that `track` has just followed; the frame's memory is written again.
+
+        `features` (b, C, h, w) are `Shown.features` of the rows, `before` float32 (b, h, w)
+        their logits; the rest is as for `begin`.
+        """
+        with self._precision():
+            stream, now = self._place(rows)
+            fine = self._fine(encoded, stream)
+            if isinstance(told, GivenMasks):
+                masks = self.head.given(self._each(encoded.coarse, stream), fine, told)
+            else:
+                masks = self.head.prompted(features, fine, told, before)
+            enlarged = masks.enlarged(self.image_size)
+            memory = self._memory(encoded, stream, masks, enlarged, prompted=True)
+            self.bank.remember(rows, now, memory, masks.pointer, torch.ones_like(rows).bool())
+            return Shown(masks, enlarged, features)
+
+    def advance(self) -> None:
+        """The pictures of this step are done."""
+        self.clock += 1
+
+    def clear(self) -> None:
+        """Forget everything: a new epoch begins."""
+        self.bank.clear()
+        self.clock.zero_()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if not self._bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False)
+
+    def _memory(
+        self, encoded: Pictures, stream: Tensor, masks: Masks, enlarged: Tensor, prompted: bool
+    ) -> Tensor:
+        looked = self._each(encoded.remembered, stream)
+        return self._writer.encode(looked, enlarged, masks.presence, prompted)
+
+    def _place(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        stream = self.stream_of.index_select(0, rows)
+        return stream, self.clock.index_select(0, stream)
+
+    def _each(self, maps: Tensor, stream: Tensor) -> Tensor:
+        """A row of `maps`, (S, ...), for each object."""
+        if self._shared:
+            return maps.expand(stream.shape[0], *maps.shape[1:])
+        return maps.index_select(0, stream)
+
+    def _fine(self, encoded: Pictures, stream: Tensor) -> list[Tensor]:
+        return [self._each(level, stream) for level in encoded.fine]
+
+
+def bank_shape(model: Any, slots: int, conditioning: int) -> BankShape:  # noqa: ANN401
+    """The sizes that the official predictor's dependence on the past needs."""
+    return BankShape(
+        slots=slots,
+        conditioning=conditioning,
+        recent=int(model.num_maskmem) - 1,
+        pointers=int(model.max_obj_ptrs_in_encoder) - 1,
+        tokens=int(model.sam_image_embedding_size) ** 2,
+        memory_dim=int(model.mem_dim),
+        model_dim=int(model.hidden_dim),
+    )
+
+
+def check_structure(model: Any) -> None:  # noqa: ANN401
+    """Raise `ConfigError` where the model is built unlike every published SAM2."""
+    for name, wanted in _NEEDED.items():
+        found = getattr(model, name)
+        if found != wanted:
+            raise ConfigError(f"{name}: got {found}, expected {wanted} to follow objects")

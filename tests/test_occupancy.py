@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from stages.segmenters.occupancy import Header, Occupancy
+
+
+def header(frame_id: int, *ids: int, epoch: int = 0, waiting: int = 0, held: int = 1) -> Header:
+    return Header(epoch, frame_id, frozenset(ids), waiting, held)
+
+
+def test_what_was_allowed_since_the_header_counts_on_top() -> None:
+    occupancy = Occupancy(slots=8, births=2, confirm=2)
+    occupancy.enter(0)
+    occupancy.heed(header(10, 1, 2, 3, waiting=2, held=2))
+    assert (occupancy.live(), occupancy.held()) == (3, 2)
+    assert occupancy.permit(12) == 2
+    assert (occupancy.live(), occupancy.held()) == (5, 4)
+    occupancy.heed(header(11, 1, 2, 3))
+    assert occupancy.live() == 5
+    occupancy.heed(header(12, 1, 2, 3, 4))
+    assert (occupancy.live(), occupancy.held()) == (4, 1)
+
+
+def test_one_that_waits_is_permitted_once() -> None:
+    occupancy = Occupancy(slots=8, births=3, confirm=2)
+    occupancy.enter(0)
+    occupancy.heed(header(5, waiting=1))
+    assert [occupancy.permit(number) for number in (6, 7, 8)] == [1, 0, 0]
+    occupancy.heed(header(6, 1, waiting=5))  # made before the permission took effect
+    assert occupancy.permit(9) == 0
+    occupancy.heed(header(7, 1, waiting=5))
+    assert [occupancy.permit(number) for number in (9, 10)] == [3, 0]
+
+
+def test_nobody_needs_to_wait_where_one_sighting_is_enough() -> None:
+    occupancy = Occupancy(slots=2, births=1, confirm=1)
+    occupancy.enter(0)
+    occupancy.heed(header(0))
+    assert [occupancy.permit(number) for number in (1, 2, 3)] == [1, 1, 1]
+    assert occupancy.live() == 2
+
+
+def test_without_headers_nothing_is_supposed_and_nothing_grows() -> None:
+    occupancy = Occupancy(slots=8, births=2, confirm=2)
+    occupancy.enter(0)
+    assert all(occupancy.permit(number) == 2 for number in range(1000))
+    assert occupancy.live() == 8
+    assert len(occupancy._allowed) < 200
+    occupancy.heed(header(999))
+    assert occupancy.permit(1000) == 0
+    assert occupancy.permit(1031) == 2
+
+
+def test_a_header_of_another_epoch_tells_nothing() -> None:
+    occupancy = Occupancy(slots=4, births=2, confirm=2)
+    occupancy.enter(1)
+    occupancy.heed(header(50, 1, 2, 3, epoch=0, waiting=1))
+    assert occupancy.live() == 0
+    occupancy.allow(60, 1, 1)
+    assert (occupancy.live(), occupancy.held()) == (1, 1)
+    occupancy.enter(2)
+    assert (occupancy.live(), occupancy.held()) == (0, 0)
+
+
+def test_an_id_is_unknown_only_where_none_can_have_been_born() -> None:
+    occupancy = Occupancy(slots=4, births=2, confirm=2)
+    occupancy.enter(0)
+    assert occupancy.may_live(3)
+    occupancy.heed(header(5, 1))
+    assert occupancy.may_live(1)
+    assert not occupancy.may_live(3)
+    occupancy.allow(6, 0, 1)
+    assert not occupancy.may_live(3)
+    occupancy.allow(6, 1, 1)
+    assert occupancy.may_live(3)

@@ -1,0 +1,340 @@
+"""The tracking segmenter: lasting ids, prompts, refusals, epochs; always on the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_sam2 import FRAME_HW, detections, frame, listening, write_model
+
+from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
+from pipeline.audit import residency_guard
+from pipeline.fake_cuda import fake_cuda
+from stages.errors import ResidencyError
+from stages.pack import Pack
+from stages.packets import HostPacket
+from stages.records import EMPTY_SLOT, Detections, Tracks
+from stages.segmenters import lifecycle
+from stages.segmenters.live_prompts import MAX_POINTS, Prompt, Ticket
+from stages.segmenters.prompts import PromptConfig
+from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
+from stages.segmenters.tracker import Tracker
+from stages.to_host import ToHost
+
+CPU = torch.device("cpu")
+BOX = (20.0, 20.0, 70.0, 60.0)
+BOXES = [[20.0, 20.0, 70.0, 60.0], [80.0, 30.0, 120.0, 80.0]]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+class Stream:
+    """Frames through the stage, its headers read back `late` frames later."""
+
+    def __init__(self, files: tuple[Path, Path], late: int = 1, **settings: Any) -> None:
+        # Random weights give masks that come and go; what ends an object is tested by itself.
+        patient = {"duplicate": 1.0, "max_missing_frames": 1000, "max_unseen_key_frames": 1000}
+        settings["lifecycle"] = patient | settings.get("lifecycle", {})
+        structure, weights = files
+        config = Sam2StreamConfig(
+            model=str(structure), checkpoint=weights, **{"max_objects": 3} | settings
+        )
+        self.segmenter = Sam2StreamSegmenter(config, CPU, first_prompt_class=2)
+        self._pack, self._to_host = Pack(0.0, "tracked"), ToHost(CPU, slots=late + 2)
+        self._late: list[HostPacket] = []
+        self._delay = late
+        self.number = 0
+        self.epoch = 0
+
+    def step(
+        self, boxes: list[list[float]] | None = None, seed: int = 0, **more: Any
+    ) -> HostPacket:
+        """One frame; `boxes` None: no key frame."""
+        found = boxes if boxes is not None else []
+        of = frame(**{"epoch": self.epoch, "frame_id": self.number, "seed": seed} | more)
+        padding = [[0.0] * 4] * (3 - len(found))
+        valid = [True] * len(found) + [False] * len(padding)
+        tracks = self.tracks(detections(of, found + padding, valid, computed=boxes is not None))
+        packet = self._to_host.submit(self._pack.pack(tracks), masks=True).host_packet()
+        self._late.append(packet)
+        if len(self._late) > self._delay:
+            self.segmenter.heed(self._late.pop(0))
+        self.number += 1
+        return packet
+
+    def tracks(self, found: Any) -> Tracks:
+        return self.segmenter.segment(found)
+
+    def answered(self, prompt: Prompt) -> Ticket:
+        """Prompt, and run frames until the answer is there."""
+        ticket = self.segmenter.prompt(prompt)
+        for _ in range(self._delay + 2):
+            self.step()
+        assert ticket.outcome.done()
+        return ticket
+
+
+def ids(packet: HostPacket) -> list[int]:
+    return sorted(packet.object_ids.tolist())
+
+
+class TestDetections:
+    def test_an_object_begins_once_confirmed_and_keeps_its_id(self, files: Any) -> None:
+        stream = Stream(files)
+        seen = [ids(stream.step(BOXES[:1])) for _ in range(8)]
+        assert seen[0] == []
+        first = next(place for place, now in enumerate(seen) if now)
+        assert all(now == [0] for now in seen[first:])
+
+    @pytest.mark.parametrize("late", [1, 3])
+    def test_two_begin_and_keep_their_ids(
+        self, files: Any, late: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The random model may give two boxes one mask; that is not what is tested here.
+        monkeypatch.setattr(lifecycle, "duplicates", lambda table, least: table.live & False)
+        stream = Stream(files, late)
+        for _ in range(10):
+            packet = stream.step(BOXES)
+        assert ids(packet) == [0, 1]
+        assert sorted(packet.class_ids.tolist()) == [0, 1]
+
+    def test_no_key_frame_begins_nothing(self, files: Any) -> None:
+        stream = Stream(files)
+        assert not any(ids(stream.step()) for _ in range(6))
+
+    def test_more_than_slots_are_refused_and_counted(self, files: Any) -> None:
+        stream = Stream(files, max_objects=1)
+        with listening() as heard:
+            packets = [stream.step(BOXES) for _ in range(10)]
+        assert all(len(ids(packet)) <= 1 for packet in packets)
+        assert any(isinstance(e, ObjectRefused) and e.reason == "no_slot" for e in heard)
+
+    def test_a_missing_object_ends_and_its_id_is_not_used_again(
+        self, files: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = Stream(files, lifecycle={"max_missing_frames": 3})
+        for _ in range(6):
+            stream.step(BOXES[:1])
+        table = stream.segmenter.tracker.table
+        finish = stream.segmenter.tracker.finish
+
+        def absent(given: Any) -> Tracks:
+            table.presence.fill_(-1.0)
+            return finish(given)
+
+        monkeypatch.setattr(stream.segmenter.tracker, "finish", absent)
+        with listening() as heard:
+            seen = [ids(stream.step()) for _ in range(6)]
+        assert seen[2] == [0]
+        assert seen[3] == []
+        assert any(isinstance(e, ObjectDropped) and e.object_id == 0 for e in heard)
+        monkeypatch.undo()
+        for _ in range(6):
+            packet = stream.step(BOXES[:1])
+        assert ids(packet) == [1]
+
+
+class TestPrompts:
+    def test_add_correct_reinit_remove(self, files: Any) -> None:
+        stream = Stream(files)
+        stream.step()
+        with listening() as heard:
+            added = stream.answered(Prompt("add", box=BOX, class_id=5))
+            assert added.outcome.result().applied
+            object_id = added.outcome.result().object_id
+            assert object_id == 0
+            packet = stream.step()
+            assert ids(packet) == [0]
+            assert packet.class_ids.tolist() == [5]
+            for prompt in (
+                Prompt("correct", object_id=0, points=((30.0, 30.0),), labels=(1,)),
+                Prompt("reinit", object_id=0, points=((30.0, 30.0), (60.0, 50.0)), labels=(1, 0)),
+                Prompt("reinit", object_id=0, mask=disc()),
+            ):
+                assert stream.answered(prompt).outcome.result().applied
+                assert ids(stream.step()) == [0]
+            assert stream.answered(Prompt("remove", object_id=0)).outcome.result().applied
+        assert ids(stream.step()) == []
+        kinds = [type(event) for event in heard]
+        assert kinds.count(PromptEnded) == 5
+        assert ObjectAdded in kinds
+        assert ObjectDropped in kinds
+
+    def test_reset_removes_all(self, files: Any) -> None:
+        stream = Stream(files)
+        stream.step()
+        for _ in range(2):
+            stream.answered(Prompt("add", box=BOX))
+        assert len(ids(stream.step())) == 2
+        assert stream.answered(Prompt("reset")).outcome.result().applied
+        assert ids(stream.step()) == []
+
+    def test_a_mask_prompt_is_taken_as_it_is(self, files: Any) -> None:
+        stream = Stream(files)
+        stream.step()
+        stream.segmenter.prompt(Prompt("add", mask=disc()))
+        packet = stream.step()
+        overlap = (packet.mask(0) & disc()).sum() / (packet.mask(0) | disc()).sum()
+        assert overlap > 0.9
+
+    def test_configured_prompts_begin_every_epoch(self, files: Any) -> None:
+        prompts = (PromptConfig(name="vessel", box=BOX), PromptConfig(points=((200.0, 5.0),),
+                                                                      labels=(1,)))  # fmt: skip
+        stream = Stream(files, prompts=prompts)
+        assert stream.segmenter.prompt_names == ("vessel", "prompt")
+        with listening() as heard:
+            assert ids(stream.step()) == [0]
+            stream.epoch = 1
+            packet = stream.step()
+        assert ids(packet) == [0]
+        assert packet.class_ids.tolist() == [2]
+        refused = [event for event in heard if isinstance(event, ObjectRefused)]
+        assert [event.reason for event in refused] == ["bad_prompt"] * 2
+
+
+def disc() -> np.ndarray[Any, np.dtype[np.bool_]]:
+    y, x = np.ogrid[: FRAME_HW[0], : FRAME_HW[1]]
+    return np.asarray((y - 45) ** 2 + (x - 60) ** 2 < 30**2)
+
+
+BAD = [
+    (Prompt("add", box=(np.nan, 0, 5, 5)), "bad_box"),
+    (Prompt("add", box=(0, 0, np.inf, 5)), "bad_box"),
+    (Prompt("add", box=(9, 0, 5, 5)), "bad_box"),
+    (Prompt("add", box=(5, 5, 5, 9)), "bad_box"),
+    (Prompt("add", box=(500, 5, 600, 9)), "outside"),
+    (Prompt("add", points=((np.nan, 5),), labels=(1,)), "bad_points"),
+    (Prompt("add", points=((500, 5),), labels=(1,)), "outside"),
+    (Prompt("add", points=((5, 5),), labels=(2,)), "bad_points"),
+    (Prompt("add", points=((5, 5),), labels=()), "bad_points"),
+    (Prompt("add", points=((5.0, 5.0),) * 10**6, labels=(1,) * 10**6), "bad_points"),
+    (Prompt("add", mask=np.zeros(FRAME_HW, bool)), "bad_mask"),
+    (Prompt("add", mask=np.ones((5, 5), bool)), "bad_mask"),
+    (Prompt("add"), "bad_request"),
+    (Prompt("add", box=BOX, mask=disc()), "bad_request"),
+    (Prompt("add", object_id=0, box=BOX), "bad_request"),
+    (Prompt("correct", box=BOX), "bad_request"),
+    (Prompt("remove"), "bad_request"),
+    (Prompt("reset", box=BOX), "bad_request"),
+    (Prompt("add", box=BOX, epoch=-5), "past_epoch"),
+    (Prompt("remove", object_id=77), "unknown_object"),
+    (Prompt("reinit", object_id=77, box=BOX), "unknown_object"),
+    (Prompt("correct", object_id=77, box=BOX), "unknown_object"),
+]
+
+
+class TestRefusals:
+    def test_each_bad_prompt_has_its_reason_and_leaves_the_others_alone(self, files: Any) -> None:
+        quiet, busy = Stream(files), Stream(files)
+        for stream in (quiet, busy):
+            stream.step()
+            stream.segmenter.prompt(Prompt("add", box=BOX))
+            stream.step()
+        for number, (prompt, reason) in enumerate(BAD):
+            ticket = busy.segmenter.prompt(prompt)
+            for _ in range(3):
+                wanted, found = (s.step(seed=number) for s in (quiet, busy))
+                assert ids(found) == ids(wanted) == [0]
+                assert np.array_equal(found.masks, wanted.masks)
+                assert np.array_equal(found.presence, wanted.presence)
+            assert ticket.outcome.result(0).reason == reason, prompt
+        assert MAX_POINTS < 10**6
+
+    def test_full_slots_refuse_a_prompt(self, files: Any) -> None:
+        stream = Stream(files, max_objects=1)
+        stream.step()
+        assert stream.answered(Prompt("add", box=BOX)).outcome.result().applied
+        refused = stream.answered(Prompt("add", box=BOX)).outcome.result()
+        assert (refused.reason, refused.object_id) == ("no_slot", None)
+        assert ids(stream.step()) == [0]
+
+    def test_before_the_first_frame(self, files: Any) -> None:
+        segmenter = Stream(files).segmenter
+        ticket = segmenter.prompt(Prompt("add", box=BOX))
+        assert ticket.outcome.result(0).reason == "no_frame_yet"
+
+    def test_too_many_at_once_and_one_an_object_and_frame(self, files: Any) -> None:
+        stream = Stream(files)
+        stream.step()
+        tickets = [stream.segmenter.prompt(Prompt("remove", object_id=1)) for _ in range(300)]
+        reasons = [t.outcome.result(0).reason for t in tickets if t.outcome.done()]
+        assert set(reasons) == {"too_many"}
+        assert len(reasons) == 300 - 256
+        for _ in range(3):
+            stream.step()
+        ended = [t for t in tickets[:256] if t.outcome.done()]
+        assert 1 <= len(ended) <= 3
+
+    def test_a_frame_of_another_size_begins_anew(self, files: Any) -> None:
+        stream = Stream(files)
+        stream.step()
+        stream.answered(Prompt("add", box=BOX))
+        assert ids(stream.step()) == [0]
+        stream.epoch = 1
+        assert ids(stream.step(size_hw=(64, 80))) == []
+
+
+class TestResidency:
+    def test_no_copy_and_no_wait_whatever_happens(self, files: Any) -> None:
+        stream = Stream(files)
+        stream.step()
+        rng = np.random.default_rng(0)
+        whole = stream.tracks
+
+        def guarded(found: Any) -> Tracks:
+            with residency_guard("raise"):
+                return whole(found)
+
+        stream.tracks = guarded  # type: ignore[method-assign]
+        for number in range(300):
+            stream.step(BOXES[: number // 30 % 3], seed=number % 5)
+            if number % 7 == 0:
+                action = ("add", "reinit", "correct", "remove")[number // 7 % 4]
+                wanted = None if action == "add" else int(rng.integers(0, 9))
+                shape = {} if action == "remove" else {"box": BOX}
+                stream.segmenter.prompt(Prompt(action, object_id=wanted, **shape))
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(240)
+    def test_on_a_fake_gpu_nothing_is_left_on_the_host(self, files: Any) -> None:
+        stream = Stream(files)
+        for _ in range(4):
+            stream.step(BOXES)
+        tracker = stream.segmenter.tracker
+        found, host = detections(frame(frame_id=9), BOXES), torch.zeros(4, 4)
+
+        def run(tracker: Tracker, found: Detections) -> Tracks:
+            network = tracker.core.network
+            pictures = tracker.core.encode(network.transform(found.frame.rgb))
+            tracker.follow(pictures, found.frame, 3, 2)
+            for action in ("add", "reinit", "correct"):
+                wanted = None if action == "add" else 0
+                prompt = Prompt(action, object_id=wanted, box=BOX)
+                tracker.prompt(pictures, found.frame, prompt, 3)
+            tracker.grow(pictures, found, 2)
+            return tracker.finish(found)
+
+        with fake_cuda(tracker, found) as (on_cuda, found_on_cuda), torch.inference_mode():
+            tracks = run(on_cuda, found_on_cuda)
+        assert tracks.logits.device == torch.device("cuda:0")
+
+        def with_a_column_on_the_host() -> None:
+            with fake_cuda(tracker, found) as (on_cuda, found_on_cuda), torch.inference_mode():
+                on_cuda.table.boxes_xyxy = host
+                run(on_cuda, found_on_cuda)
+
+        with pytest.raises(ResidencyError, match="copies from the host"):
+            with_a_column_on_the_host()
+
+
+def test_slots_of_a_fresh_stream_are_empty(files: Any) -> None:
+    stream = Stream(files)
+    packet = stream.tracks(detections(frame(), []))
+    assert packet.object_ids.tolist() == [EMPTY_SLOT] * 3
+    assert not packet.valid.any()
