@@ -3,55 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from kpi.emit import emit
 from kpi.events import ObjectRefused
-from stages.base import Section
 from stages.checkpoints import one_line
 from stages.errors import ConfigError
 from stages.packets import HostPacket, Identity
 from stages.records import EMPTY_SLOT, Detections, Encoded, Frame, Tracks
-from stages.segmenters.prompts import BOX_CORNERS, PromptConfig, group_prompts
-from stages.segmenters.sam2_checkpoint import DEMO, build_sam2
+from stages.segmenters.mask_head import NO_MASK
+from stages.segmenters.prompts import BOX_CORNERS, group_prompts
+from stages.segmenters.sam2_checkpoint import build_sam2
+from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.sam2_network import Decoded, Features, Sam2Network, joined
+from stages.segmenters.slot_table import NO_CLASS
 from stages.segmenters.slots import Candidates, place_detections
 
-NO_CLASS = -1
-NO_MASK = -1024.0
-"""Logit of a slot without an object, as sam2 writes it."""
 
-
-class Sam2ImageConfig(Section):
-    """SAM2 on single pictures; ids live for one frame."""
+class Sam2ImageConfig(Sam2Config):
+    """SAM2 on single pictures; ids live for one frame. Prompts take the first slots."""
 
     kind: Literal["sam2_image"] = "sam2_image"
-    model: str = Field(DEMO, min_length=1)
-    """`demo`, a structure of the sam2 package such as `sam2.1_hiera_t`, or a YAML file."""
-    checkpoint: Path | None = None
-    """`.safetensors`, or a torch file `{"model": ...}`; the demo brings its own."""
-    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
-    """Of the checkpoint; another file is refused."""
-    max_objects: int = Field(8, ge=1, le=64)
-    """N: slots for prompts first, then for the best detections."""
-    prompts: tuple[PromptConfig, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> Sam2ImageConfig:
-        if self.checkpoint is None and self.model != DEMO:
-            raise ValueError(f"checkpoint: got none, expected the weights of {self.model}")
-        if len(self.prompts) > self.max_objects:
-            raise ValueError(
-                f"prompts: got {len(self.prompts)}, expected at most max_objects "
-                f"({self.max_objects})"
-            )
-        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, Literal, cast
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from kpi.emit import emit
 from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
-from stages.base import Section
 from stages.checkpoints import one_line
 from stages.errors import ConfigError
 from stages.packets import HostPacket, Identity
@@ -21,26 +19,18 @@ from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket
 from stages.segmenters.mask_cleaning import fill_holes, without_overlap
 from stages.segmenters.occupancy import Header, Occupancy
-from stages.segmenters.prompts import PromptConfig
-from stages.segmenters.sam2_checkpoint import DEMO, build_sam2
+from stages.segmenters.sam2_checkpoint import build_sam2
+from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.tracker import APPLIED, NO_SLOT, TICKETS, UNKNOWN_OBJECT, Tracker
 from stages.segmenters.tracker_core import Pictures, TrackerCore
 
 _REFUSALS: Final[dict[int, Refusal]] = {UNKNOWN_OBJECT: "unknown_object", NO_SLOT: "no_slot"}
 
 
-class Sam2StreamConfig(Section):
+class Sam2StreamConfig(Sam2Config):
     """SAM2 following objects through a stream."""
 
     kind: Literal["sam2_stream"] = "sam2_stream"
-    model: str = Field(DEMO, min_length=1)
-    """`demo`, a structure of the sam2 package such as `sam2.1_hiera_t`, or a YAML file."""
-    checkpoint: Path | None = None
-    """`.safetensors`, or a torch file `{"model": ...}`; the demo brings its own."""
-    sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
-    """Of the checkpoint; another file is refused."""
-    max_objects: int = Field(8, ge=1, le=64)
-    """N slots."""
     conditioning_frames: int = Field(4, ge=2, le=16)
     """K: prompted frames that each object remembers (`max_cond_frames_in_attn`)."""
     execution: Execution = "eager"
@@ -49,20 +39,7 @@ class Sam2StreamConfig(Section):
     """Holes of at most so many low-resolution pixels are filled in what leaves; 0: none."""
     non_overlap: bool = False
     """Whether each pixel of what leaves belongs to one object at most."""
-    prompts: tuple[PromptConfig, ...] = ()
-    """Objects to follow from the first frame of each epoch on."""
     lifecycle: LifecycleConfig = LifecycleConfig()
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> Sam2StreamConfig:
-        if self.checkpoint is None and self.model != DEMO:
-            raise ValueError(f"checkpoint: got none, expected the weights of {self.model}")
-        if len(self.prompts) > self.max_objects:
-            raise ValueError(
-                f"prompts: got {len(self.prompts)}, expected at most max_objects "
-                f"({self.max_objects})"
-            )
-        return self
 
 
 class Sam2StreamSegmenter:

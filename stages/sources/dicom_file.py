@@ -148,7 +148,7 @@ class CineFile:
     def _check_codec(self, syntax: UID) -> None:
         try:
             readable = get_decoder(syntax).is_available
-        except NotImplementedError:
+        except NotImplementedError:  # how pydicom says that it does not know the syntax
             readable = False
         if not readable:
             raise SourceError(
