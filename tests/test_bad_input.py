@@ -343,6 +343,12 @@ def an_unknown_model(folder: Path, _: ExitStack) -> Bad:
 
 
 @bad_input
+def a_model_that_was_never_fetched(folder: Path, _: ExitStack) -> Bad:
+    said = ["facebook/sam2-hiera-large", "not in the local cache", "expected `hf download"]
+    return Bad(override("segmenter.model=facebook/sam2-hiera-large"), said)
+
+
+@bad_input
 def a_model_without_its_weights(folder: Path, _: ExitStack) -> Bad:
     said = ["checkpoint: got none", "expected the weights of sam2.1_hiera_t"]
     return Bad(override("segmenter.model=sam2.1_hiera_t"), said)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
 import torch
+from huggingface_hub import constants
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
+from sam2.build_sam import HF_MODEL_ID_TO_FILENAMES
 from torch import Tensor
 
 from stages.errors import ConfigError
-from stages.segmenters.sam2_checkpoint import SAM2_NAMES, build_sam2, build_structure
-from tests.tiny_sam2 import tiny_structure, write_model, write_structure
+from stages.segmenters.model_ids import MODEL_IDS, SAM2_NAMES, weights_file
+from stages.segmenters.prompts import PromptConfig
+from stages.segmenters.sam2_checkpoint import build_sam2, build_structure
+from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
+from tests.tiny_sam2 import detections, frame, tiny_structure, write_model, write_structure
 
 CPU = torch.device("cpu")
 
@@ -81,6 +87,59 @@ def test_a_structure_may_switch_off_what_sam2_adds(tmp_path: Path) -> None:
     network = build_structure(str(write_structure(tmp_path, structure)))
     assert network.sam_mask_decoder.dynamic_multimask_via_stability is False
     assert network.sam_mask_decoder.dynamic_multimask_stability_thresh == 0.98
+
+
+class TestModelId:
+    ID, FILE = "facebook/sam2.1-hiera-tiny", "sam2.1_hiera_tiny.pt"
+
+    @pytest.fixture
+    def cached(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Where the hub's own tools would have put the file; not there yet."""
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        folder = tmp_path / "models--facebook--sam2.1-hiera-tiny"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs/main").write_text("0123abc")
+        (folder / "snapshots/0123abc").mkdir(parents=True)
+        return folder / "snapshots/0123abc" / self.FILE
+
+    def test_ids_and_files_are_those_of_sam2(self) -> None:
+        theirs = {
+            name: (Path(structure).stem, file)
+            for name, (structure, file) in HF_MODEL_ID_TO_FILENAMES.items()
+        }
+        assert {name: (MODEL_IDS[name], weights_file(name)) for name in MODEL_IDS} == theirs
+
+    def test_nothing_is_downloaded(self, cached: Path) -> None:
+        assert refusal(self.ID, None) == (
+            f"model: {self.ID} is not in the local cache (nothing is downloaded), "
+            f"expected `hf download {self.ID} {self.FILE}` to have run"
+        )
+
+    def test_a_truncated_download_is_named(self, cached: Path) -> None:
+        cached.write_bytes(b"PK")
+        assert refusal(self.ID, None).startswith(f"{cached}: truncated")
+
+    def test_the_package_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+        assert "pip install 'maskstream[hub]'" in refusal(self.ID, None)
+
+    @pytest.mark.slow
+    def test_what_is_in_the_cache_follows_an_object(self, cached: Path) -> None:
+        torch.manual_seed(0)
+        torch.save({"model": build_structure("sam2.1_hiera_t").state_dict()}, cached)
+        digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+        config = Sam2StreamConfig(
+            model=self.ID, sha256=digest, max_objects=1, conditioning_frames=2,
+            prompts=(PromptConfig(box=(20, 20, 70, 60)),),
+        )  # fmt: skip
+        segmenter = Sam2StreamSegmenter(config, CPU)
+        for number in range(2):
+            of = frame(frame_id=number)
+            tracks = segmenter.segment(detections(of, [[0.0] * 4], [False]))
+            assert tracks.logits.shape == (1, 256, 256)
+            assert tracks.object_ids.tolist() == [0]
+            assert tracks.age_frames.tolist() == [0]
+            assert bool(torch.isfinite(tracks.logits).all())
 
 
 class TestStructure:

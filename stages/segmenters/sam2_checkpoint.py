@@ -13,14 +13,10 @@ from torch import Tensor, nn
 
 from stages.checkpoints import check_sha256, load_state, one_line, read_safetensors, require_file
 from stages.errors import ConfigError
+from stages.segmenters.model_ids import MODEL_IDS, SAM2_NAMES, cached_checkpoint
 
 DEMO = "demo"
 """Name of the model whose structure and weights lie beside this file."""
-
-SAM2_NAMES = tuple(
-    f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in ("t", "s", "b+", "l")
-)
-"""Names of the structures that the sam2 package brings along; their weights are Meta's to give."""
 
 # A prefix would not do: `sam2.build_sam.os.system` begins with `sam2.` too.
 _TARGETS = frozenset(
@@ -55,15 +51,11 @@ def build_sam2(
 ) -> nn.Module:
     """A `SAM2Base` (or what the structure names) on `device`, in eval mode, without gradients.
 
-    `model` is `demo`, one of `SAM2_NAMES`, or the path of a YAML file in sam2's own form;
-    `checkpoint` is a `.safetensors` file or a torch file `{"model": state_dict}`, and may be
-    None for the demo only. Raises `ConfigError`; nothing that either file names is run.
+    `model` is `demo`, one of `SAM2_NAMES` or `MODEL_IDS`, or the path of a YAML file in sam2's own
+    form; `checkpoint` is a `.safetensors` file or a torch file `{"model": state_dict}`, and may be
+    None for the demo and a model id. Raises `ConfigError`; nothing that either file names is run.
     """
-    path = Path(expanduser(checkpoint)) if checkpoint is not None else None
-    if path is None:
-        if model != DEMO:
-            raise ConfigError(f"checkpoint: got none, expected the weights of {model}")
-        path = _WEIGHTS / "sam2_demo.safetensors"
+    path = Path(expanduser(checkpoint)) if checkpoint is not None else _own_weights(model)
     structure_file = _structure_file(model)
     arguments = _read_structure(structure_file)
     state = _read_state(path, sha256)
@@ -79,9 +71,21 @@ def build_structure(model: str) -> nn.Module:
     return _instantiate(_read_structure(path), path)
 
 
+def brings_weights(model: str) -> bool:
+    """Whether `model` needs no `checkpoint` beside it."""
+    return model == DEMO or model in MODEL_IDS
+
+
+def _own_weights(model: str) -> Path:
+    if not brings_weights(model):
+        raise ConfigError(f"checkpoint: got none, expected the weights of {model}")
+    return _WEIGHTS / "sam2_demo.safetensors" if model == DEMO else cached_checkpoint(model)
+
+
 def _structure_file(model: str) -> Path:
     if model == DEMO:
         return _WEIGHTS / "sam2_demo.yaml"
+    model = MODEL_IDS.get(model, model)
     if model in SAM2_NAMES:
         spec = find_spec("sam2")
         if spec is None or not spec.submodule_search_locations:
