@@ -142,6 +142,20 @@ def test_no_anchor_appears_under_two_classes(weights: Path) -> None:
     assert len(boxes.unique(dim=0)) == len(boxes) > 10
 
 
+@pytest.mark.parametrize("most", [0.3, 0.7])
+def test_repetitions_are_not_valid(weights: Path, most: float) -> None:
+    everything = detector(weights, max_detections=60, min_score=0).detect(frame())
+    some = detector(weights, max_detections=60, min_score=0, max_overlap=most).detect(frame())
+    for have, want in zip(rows(some)[:3], rows(everything)[:3], strict=True):
+        assert torch.equal(have, want)
+    for class_id in range(3):
+        of_class = some.valid & (some.class_ids == class_id)
+        overlap = box_iou(some.boxes_xyxy[of_class], some.boxes_xyxy[of_class])
+        assert (overlap.fill_diagonal_(0) <= most).all()
+    assert 0 < int(some.valid.sum()) < int(everything.valid.sum())
+    assert some.valid[0]
+
+
 def test_change_of_frame_size(weights: Path) -> None:
     """Each size gives what a fresh detector gives."""
     stage = detector(weights)
@@ -180,7 +194,7 @@ def test_demo_weights_find_what_the_phantom_shows() -> None:
 
 @pytest.mark.parametrize("grey", [False, True])
 def test_detect_stays_on_the_device(weights: Path, grey: bool) -> None:
-    stage = detector(weights, classes=("vessel", "rib"))
+    stage = detector(weights, classes=("vessel", "rib"), max_overlap=0.7)
     stage.warm_up((480, 640))
     with residency_guard() as report:
         for seed in range(3):
@@ -190,7 +204,7 @@ def test_detect_stays_on_the_device(weights: Path, grey: bool) -> None:
 
 def test_detect_runs_on_a_fake_gpu(weights: Path) -> None:
     """No constant is left on the host, and no shape depends on data."""
-    stage = detector(weights)
+    stage = detector(weights, max_overlap=0.7)
     stage.warm_up((480, 640))
     with fake_cuda(stage.detect, frame_before_guard(True, 0)) as (detect, picture):
         found = detect(picture)

@@ -47,7 +47,6 @@ ROUNDS = (
     Recipe(steps=2200, peak_rate=1.5e-3, seed=5, phases_done=25),
     Recipe(steps=1500, peak_rate=1.2e-3, seed=6, phases_done=25),
     Recipe(steps=900, peak_rate=1e-3, seed=7, phases_done=35),
-    Recipe(steps=900, peak_rate=8e-4, seed=8, phases_done=40),
 )
 """One after the other: each warm-up finds more of what is half hidden."""
 

@@ -1,4 +1,7 @@
-"""An end-to-end YOLO as a stage: one module call on the device, no predictor, no NMS."""
+"""An end-to-end YOLO as a stage: one module call on the device, no predictor, no NMS.
+
+An end-to-end head names most objects once, not all: `max_overlap` drops what it names again.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from stages.base import Section
+from stages.boxes import repeated
 from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.detectors.yolo_checkpoint import STRIDE, YoloWeights, read_yolo_weights
 from stages.detectors.yolo_network import build_network
@@ -47,6 +51,9 @@ class YoloConfig(Section):
     """[height, width] or one number for a square, multiples of 32; default: the weights' own."""
     max_detections: int = Field(16, ge=1, le=300)
     min_score: float = Field(0.25, ge=0, le=1)
+    max_overlap: float = Field(1.0, gt=0, le=1)
+    """Box IoU above which the weaker of two detections of a class is not `valid`; 1: the head is
+    taken at its word."""
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     """Names of the classes to keep; default: all."""
     every: int = Field(1, ge=1, le=1000)
@@ -64,7 +71,7 @@ class YoloDetector:
         self.class_names = weights.class_names
         self.input_hw = _input_hw(config, weights, DEMO_INPUT_HW if demo else None)
         self._device = device
-        self._min_score = config.min_score
+        self._min_score, self._max_overlap = config.min_score, config.max_overlap
         self._wanted = _wanted(config.classes, weights).to(device)
         self._network = build_network(weights, config.max_detections).to(device)
         self._letterbox: Letterbox | None = None
@@ -75,8 +82,9 @@ class YoloDetector:
     def detect(self, frame: Frame) -> Detections:
         """K rows, best score first; between key frames not `computed`.
 
-        Scores below `min_score`, classes not wanted and boxes without area inside the frame are
-        not `valid`. The first frame of a size must not be under audit: see `warm_up`.
+        Scores below `min_score`, classes not wanted, boxes without area inside the frame and
+        repetitions (`max_overlap`) are not `valid`. The first frame of a size must not be under
+        audit: see `warm_up`.
         """
         if not self._is_key_frame(frame.epoch):
             return self._nothing.detect(frame)
@@ -93,6 +101,8 @@ class YoloDetector:
             wanted = self._wanted.index_select(0, class_ids)
             valid = (scores >= self._min_score) & (area > 0) & wanted
             boxes = torch.cat((low, high), dim=1)
+            if self._max_overlap < 1:
+                valid &= ~repeated(boxes, class_ids, valid, self._max_overlap)
         return Detections(frame, boxes, scores, class_ids, valid, computed=True)
 
     def warm_up(self, size_hw: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.base import Section
+from stages.boxes import box_iou
 from stages.records import Detections
 from stages.segmenters.slot_table import SlotTable
 
@@ -119,17 +120,6 @@ class Lifecycle:
         hits = torch.where(wants, before.amax(dim=1) + 1, 0).int()
         self._boxes, self._hits = boxes, hits
         return hits
-
-
-def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """float32 (n, m) of float32 (n, 4) and (m, 4), x1 y1 x2 y2; 0 where a box is empty."""
-    size = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(
-        a[:, None, :2], b[None, :, :2]
-    )
-    both = size.clamp(min=0).prod(dim=2)
-    area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(dim=1) for box in (a, b))
-    iou: Tensor = both / (area_a[:, None] + area_b[None, :] - both).clamp(min=1e-6)
-    return iou
 
 
 def centre_distance(a: Tensor, b: Tensor) -> Tensor:

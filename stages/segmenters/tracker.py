@@ -7,10 +7,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from stages.boxes import box_iou
 from stages.exits import named_exit
 from stages.records import EMPTY_SLOT, Detections, Frame, Tracks
 from stages.segmenters.execution import Execution, made_ready
-from stages.segmenters.lifecycle import Lifecycle, Wishes, box_iou
+from stages.segmenters.lifecycle import Lifecycle, Wishes
 from stages.segmenters.live_prompts import Prompt, as_points
 from stages.segmenters.mask_head import NO_MASK, GivenMasks, Told
 from stages.segmenters.prompts import BOX_CORNERS
