@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
 import torch
 
 from pipeline.build import DETECTORS, SEGMENTERS
@@ -9,10 +13,13 @@ from pipeline.config import load_config
 from pipeline.quality import QualityCheck
 from stages.base import Segmenter
 from stages.pack import Pack
-from stages.packets import Truth
+from stages.packets import HostPacket, Truth
 from stages.records import Frame
 from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
 from stages.to_host import ToHost
+
+LATE: Final = 2
+"""Frames until the host has read a header, as in a run."""
 
 
 class SceneTruths:
@@ -31,14 +38,20 @@ class SceneTruths:
 
 
 @torch.inference_mode()
-def track_scenes(first_seed: int, seeds: int, frames: int, device: torch.device) -> QualityCheck:
-    """Every frame of every scene through Detect, Segment, Pack and ToHost; each scene an epoch."""
-    config = load_config("demo")
+def track_scenes(
+    first_seed: int, seeds: int, frames: int, device: torch.device, overrides: Sequence[str] = ()
+) -> QualityCheck:
+    """Every frame of every scene through the demo's Detect, Segment, Pack and ToHost.
+
+    Each scene is an epoch. `overrides`: settings such as `segmenter.lifecycle.confirm=1`.
+    """
+    config = load_config("demo", overrides)
     detector = DETECTORS.create(config.detector, device)
     segmenter: Segmenter = SEGMENTERS.create(config.segmenter, device, len(detector.class_names))
     pack, to_host = Pack(config.mask_threshold, segmenter.identity), ToHost(device)
     truths = SceneTruths(first_seed, seeds, frames)
     check = QualityCheck(truths, CLASS_NAMES)
+    unread: deque[HostPacket] = deque()
     for number, scene in enumerate(truths.scenes):
         for index in range(frames):
             gray = torch.from_numpy(scene.render(index)).to(device)
@@ -51,5 +64,7 @@ def track_scenes(first_seed: int, seeds: int, frames: int, device: torch.device)
                 torch.cuda.synchronize()
             packet = pending.host_packet()
             check.write(packet)
-            segmenter.heed(packet)
+            unread.append(packet)
+            if len(unread) > LATE:
+                segmenter.heed(unread.popleft())
     return check

@@ -143,10 +143,30 @@ def test_what_no_detection_sees_ends_unless_prompted() -> None:
     assert slots.live[:2].tolist() == [False, True]
 
 
-def test_the_younger_of_two_equal_masks_is_a_duplicate() -> None:
+def test_a_hidden_object_is_not_missed_by_the_detector() -> None:
+    slots, life = table(A, B), lifecycle(max_unseen_key_frames=2)
+    slots.missing[1] = 1
+    for _ in range(3):
+        life.associate(seen(), slots)
+    assert slots.unseen[:2].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("unseen", "gone"),
+    [
+        ((3, 3), [1]),  # both without a detection: the older one stays
+        ((0, 3), [1]),
+        ((3, 0), [0]),  # the older one has drifted onto what the younger one was given
+        ((0, 0), []),  # two detections: two objects
+        ((3, -1), [0]),  # asked for by somebody
+        ((-1, 0), []),
+    ],
+)
+def test_one_of_two_equal_masks_is_a_duplicate(unseen: tuple[int, int], gone: list[int]) -> None:
     slots = table(A, B)
+    slots.unseen[:2] = torch.tensor(unseen)
     slots.logits[1] = slots.logits[0]
-    assert duplicates(slots, 0.7).tolist() == [False, True, False, False, False]
+    assert duplicates(slots, 0.7).nonzero().flatten().tolist() == gone
     slots.logits[1, 3:6] = 5.0
     assert not duplicates(slots, 0.7).any()
 

@@ -29,11 +29,11 @@ class LifecycleConfig(Section):
     """How far from where it was last seen a lost object may be found again, in box diagonals."""
     max_missing_frames: int = Field(default=45, ge=1)
     """Frames in a row without presence after which an object ends."""
-    max_unseen_key_frames: int = Field(default=45, ge=1)
-    """Key frames in a row without a detection after which a detected object ends."""
+    max_unseen_key_frames: int = Field(default=15, ge=1)
+    """Key frames in a row on which a detected object had a mask, but no detection, after which it
+    ends: the mask has gone astray."""
     duplicate: float = Field(default=0.7, gt=0, le=1)
-    """Mask IoU from which the younger of two objects is taken for the older one and ends, unless
-    somebody prompted it."""
+    """Mask IoU from which two objects are one; see `duplicates` for the one that ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +97,7 @@ class Lifecycle:
         )
         gone = table.missing > config.max_missing_frames
         gone |= table.unseen > config.max_unseen_key_frames
-        gone |= duplicates(table, config.duplicate) & (table.unseen >= 0)
+        gone |= duplicates(table, config.duplicate)
         table.move_out(gone & table.live)
 
     def _tell(self, table: SlotTable, matched: Tensor, detections: Detections) -> None:
@@ -108,7 +108,7 @@ class Lifecycle:
         box = detections.boxes_xyxy.index_select(0, best)
         table.told_xyxy[:n].copy_(torch.where(seen[:, None], box, table.told_xyxy[:n]))
         counted = table.unseen[:n] >= 0
-        unseen = torch.where(seen, 0, table.unseen[:n] + 1)
+        unseen = torch.where(seen, 0, table.unseen[:n] + (table.missing[:n] == 0))
         table.unseen[:n].copy_(torch.where(counted, unseen, table.unseen[:n]))
 
     def _count(self, boxes: Tensor, wants: Tensor) -> Tensor:
@@ -138,12 +138,18 @@ def mutual_best(scores: Tensor, least: float) -> Tensor:
 
 
 def duplicates(table: SlotTable, least: float) -> Tensor:
-    """bool (N + 1,): objects whose mask is that of an older one."""
+    """bool (N + 1,): objects that lie on another one and have no right of their own to be there.
+
+    Whoever has a detection on the last key frame, or a prompt, has one: what lies under it has
+    drifted there. Of two without, the older one stays.
+    """
     shown = (table.logits > 0).flatten(1) & table.live[:, None]
     pixels = shown.float()
     both = pixels @ pixels.T
     area = pixels.sum(dim=1)
     same = both >= least * (area[:, None] + area[None, :] - both).clamp(min=1)
+    rightful = table.unseen <= 0
     older = table.object_ids[None, :] < table.object_ids[:, None]
     there = table.live[:, None] & table.live[None, :]
-    return (same & older & there).any(dim=1)
+    yields = ~rightful[:, None] & (rightful[None, :] | older)
+    return (same & yields & there).any(dim=1)

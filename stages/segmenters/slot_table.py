@@ -34,7 +34,7 @@ class SlotTable:
         self.missing = column(torch.int32)
         """Frames in a row without presence."""
         self.unseen = column(torch.int32)
-        """Key frames in a row without a detection; -1: asked for by a prompt, needs none."""
+        """Key frames in a row with a mask and no detection; -1: prompted, needs none."""
         self.age = column(torch.int32)
         """Frames since the mask was computed."""
         self.logits = column(torch.float32, side, side)
