@@ -64,7 +64,7 @@ def test_a_detection_on_a_mask_wants_nothing_and_gives_its_score() -> None:
     assert not wishes.ready.any()
     assert slots.scores[0] == pytest.approx(0.9)
     assert slots.unseen[0] == 0
-    assert int(life.waiting) == 0
+    assert life.waiting.tolist() == [0, 0]
 
 
 def test_a_new_one_waits_until_confirmed() -> None:
@@ -84,11 +84,12 @@ def test_it_may_move_while_it_waits_but_not_jump() -> None:
 
 
 def test_waiting_counts_those_that_would_be_ready_next() -> None:
-    slots, life = table(), lifecycle(confirm=2)
-    life.associate(seen(A, B), slots)
-    assert int(life.waiting) == 2
+    slots, life = table(FAR), lifecycle(confirm=2)
+    drifted = [side + 8 for side in FAR]
+    life.associate(seen(A, B, drifted), slots)
+    assert life.waiting.tolist() == [2, 1]
     life.associate(seen(A), slots)
-    assert int(life.waiting) == 1
+    assert life.waiting.tolist() == [1, 0]
 
 
 def test_another_class_on_the_same_place_is_no_new_object() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from stages.segmenters.occupancy import Header, Occupancy
+from stages.segmenters.occupancy import Header, Occupancy, Permit
 
 
-def header(frame_id: int, *ids: int, epoch: int = 0, waiting: int = 0, held: int = 1) -> Header:
-    return Header(epoch, frame_id, frozenset(ids), waiting, held)
+def header(
+    frame_id: int, *ids: int, epoch: int = 0, waiting: int = 0, looks: int = 0, held: int = 1
+) -> Header:
+    return Header(epoch, frame_id, frozenset(ids), Permit(waiting, looks), held)
 
 
 def test_what_was_allowed_since_the_header_counts_on_top() -> None:
@@ -12,7 +14,7 @@ def test_what_was_allowed_since_the_header_counts_on_top() -> None:
     occupancy.enter(0)
     occupancy.heed(header(10, 1, 2, 3, waiting=2, held=2))
     assert (occupancy.live(), occupancy.held()) == (3, 2)
-    assert occupancy.permit(12) == 2
+    assert occupancy.permit(12) == Permit(2, 0)
     assert (occupancy.live(), occupancy.held()) == (5, 4)
     occupancy.heed(header(11, 1, 2, 3))
     assert occupancy.live() == 5
@@ -24,30 +26,40 @@ def test_one_that_waits_is_permitted_once() -> None:
     occupancy = Occupancy(slots=8, births=3, confirm=2)
     occupancy.enter(0)
     occupancy.heed(header(5, waiting=1))
-    assert [occupancy.permit(number) for number in (6, 7, 8)] == [1, 0, 0]
+    assert [occupancy.permit(number).births for number in (6, 7, 8)] == [1, 0, 0]
     occupancy.heed(header(6, 1, waiting=5))  # made before the permission took effect
-    assert occupancy.permit(9) == 0
+    assert occupancy.permit(9) == Permit(0, 0)
     occupancy.heed(header(7, 1, waiting=5))
-    assert [occupancy.permit(number) for number in (9, 10)] == [3, 0]
+    assert [occupancy.permit(number).births for number in (9, 10)] == [3, 0]
+
+
+def test_a_new_look_is_no_birth() -> None:
+    occupancy = Occupancy(slots=8, births=3, confirm=2)
+    occupancy.enter(0)
+    occupancy.heed(header(5, 1, 2, waiting=1, looks=2))
+    assert occupancy.permit(6) == Permit(1, 2)
+    assert (occupancy.live(), occupancy.held()) == (3, 4)
+    assert occupancy.permit(7) == Permit(0, 2)
+    assert (occupancy.live(), occupancy.held()) == (3, 6)
 
 
 def test_nobody_needs_to_wait_where_one_sighting_is_enough() -> None:
     occupancy = Occupancy(slots=2, births=1, confirm=1)
     occupancy.enter(0)
     occupancy.heed(header(0))
-    assert [occupancy.permit(number) for number in (1, 2, 3)] == [1, 1, 1]
+    assert [occupancy.permit(number) for number in (1, 2, 3)] == [Permit(1, 0)] * 3
     assert occupancy.live() == 2
 
 
 def test_without_headers_nothing_is_supposed_and_nothing_grows() -> None:
     occupancy = Occupancy(slots=8, births=2, confirm=2)
     occupancy.enter(0)
-    assert all(occupancy.permit(number) == 2 for number in range(1000))
+    assert all(occupancy.permit(number) == Permit(2, 2) for number in range(1000))
     assert occupancy.live() == 8
     assert len(occupancy._allowed) < 200
     occupancy.heed(header(999))
-    assert occupancy.permit(1000) == 0
-    assert occupancy.permit(1031) == 2
+    assert occupancy.permit(1000) == Permit(0, 0)
+    assert occupancy.permit(1031) == Permit(2, 2)
 
 
 def test_a_header_of_another_epoch_tells_nothing() -> None:

@@ -19,6 +19,7 @@ from stages.packets import HostPacket
 from stages.records import EMPTY_SLOT, Detections, Tracks
 from stages.segmenters import lifecycle
 from stages.segmenters.live_prompts import MAX_POINTS, Prompt, Ticket
+from stages.segmenters.occupancy import Permit
 from stages.segmenters.prompts import PromptConfig
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.segmenters.tracker import Tracker
@@ -317,7 +318,7 @@ class TestResidency:
                 wanted = None if action == "add" else 0
                 prompt = Prompt(action, object_id=wanted, box=BOX)
                 tracker.prompt(pictures, found.frame, prompt, 3)
-            tracker.grow(pictures, found, 2)
+            tracker.grow(pictures, found, Permit(2, 1))
             return tracker.finish(found)
 
         with fake_cuda(tracker, found) as (on_cuda, found_on_cuda), torch.inference_mode():
@@ -338,3 +339,22 @@ def test_slots_of_a_fresh_stream_are_empty(files: Any) -> None:
     packet = stream.tracks(detections(frame(), []))
     assert packet.object_ids.tolist() == [EMPTY_SLOT] * 3
     assert not packet.valid.any()
+
+
+def test_between_followed_frames_masks_stay_and_grow_older(files: Any) -> None:
+    every, each = Stream(files, every=3), Stream(files)
+    for stream in (every, each):
+        stream.step()
+        stream.segmenter.prompt(Prompt("add", box=BOX))
+    wanted = [each.step(seed=number) for number in range(3)]
+    assert [packet.mask_age_frames.tolist() for packet in wanted] == [[0]] * 3
+    assert [ids(every.step()) for _ in range(2)] == [[], []]  # a prompt waits for a look
+    packets = [every.step(seed=number // 3) for number in range(9)]
+    assert [packet.mask_age_frames.tolist() for packet in packets] == [[0], [1], [2]] * 3
+    for number, packet in enumerate(packets):
+        same = wanted[number // 3]
+        assert ids(packet) == [0]
+        assert np.array_equal(packet.presence, same.presence)
+        assert np.array_equal(packet.mask_boxes_xyxy, same.mask_boxes_xyxy)
+    every.epoch = 1
+    assert ids(every.step()) == []

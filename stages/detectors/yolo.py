@@ -19,6 +19,7 @@ from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.detectors.yolo_checkpoint import STRIDE, YoloWeights, read_yolo_weights
 from stages.detectors.yolo_network import build_network
 from stages.errors import ConfigError
+from stages.key_frames import KeyFrames
 from stages.letterbox import Letterbox
 from stages.records import Detections, Frame
 
@@ -75,7 +76,7 @@ class YoloDetector:
         self._wanted = _wanted(config.classes, weights).to(device)
         self._network = build_network(weights, config.max_detections).to(device)
         self._letterbox: Letterbox | None = None
-        self._every, self._rest, self._epoch = config.every, 0, -1
+        self._key_frames = KeyFrames(config.every)
         self._nothing = NoDetector(NoDetectorConfig(max_detections=config.max_detections), device)
         self._try_network(weights.path, config.max_detections)
 
@@ -86,7 +87,7 @@ class YoloDetector:
         repetitions (`max_overlap`) are not `valid`. The first frame of a size must not be under
         audit: see `warm_up`.
         """
-        if not self._is_key_frame(frame.epoch):
+        if not self._key_frames.has_next(frame.epoch):
             return self._nothing.detect(frame)
         letterbox = self._letterbox
         if letterbox is None or letterbox.frame_hw != frame.size_hw:
@@ -112,15 +113,7 @@ class YoloDetector:
         """
         rgb = torch.zeros(3, *size_hw, dtype=torch.uint8, device=self._device)
         self.detect(Frame(rgb, "warm-up", -1, 0, 0, 0))
-        self._rest = 0
-
-    def _is_key_frame(self, epoch: int) -> bool:
-        """The first frame of an epoch is one, then every so many."""
-        if epoch != self._epoch:
-            self._epoch, self._rest = epoch, 0
-        key = self._rest == 0
-        self._rest = (self._rest + 1) % self._every
-        return key
+        self._key_frames.restart()
 
     def _fitted(self, size_hw: tuple[int, int]) -> Letterbox:
         self._letterbox = Letterbox(size_hw, self.input_hw, self._device)

@@ -18,12 +18,13 @@ class LifecycleConfig(Section):
     """When an object begins, is looked at afresh, and ends."""
 
     confirm: int = Field(default=2, ge=1, le=30)
-    """Key frames in a row on which a detection must want the same before it gets it."""
+    """Key frames in a row on which a detection must be there before it begins an object, or
+    brings a lost one back."""
     births: int = Field(default=4, ge=1, le=16)
-    """Most detections that may begin or refresh an object on one key frame."""
+    """Most detections that may begin an object on one key frame; as many may refresh one."""
     overlap: float = Field(default=0.3, gt=0, lt=1)
     """Box IoU from which a detection and a mask are the same object."""
-    refresh_below: float = Field(default=0.8, ge=0, le=1)
+    refresh_below: float = Field(default=0.9, ge=0, le=1)
     """A matched detection whose box IoU with the mask is lower prompts the mask anew; 0: never."""
     reach: float = Field(default=1.0, ge=0)
     """How far from where it was last seen a lost object may be found again, in box diagonals."""
@@ -43,7 +44,7 @@ class Wishes:
     slots: Tensor
     """int64 (K,): the object to refresh or to find again; N for a new one."""
     ready: Tensor
-    """bool (K,): confirmed."""
+    """bool (K,): to be granted now."""
 
 
 class Lifecycle:
@@ -53,8 +54,9 @@ class Lifecycle:
         self._config = config
         self._boxes = torch.zeros(0, 4, device=device)
         self._hits = torch.zeros(0, dtype=torch.int32, device=device)
-        self.waiting = torch.zeros((), dtype=torch.int32, device=device)
-        """int32 (): detections that will be ready on the next key frame if they stay."""
+        self.waiting = torch.zeros(2, dtype=torch.int32, device=device)
+        """int32 (2,): detections that will be ready on the next key frame if they stay: those that
+        begin an object, and those that refresh one."""
 
     def clear(self) -> None:
         """Nobody waits."""
@@ -85,8 +87,10 @@ class Lifecycle:
         slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))
         wants = drifted | again | new
         hits = self._count(detections.boxes_xyxy, wants)
-        self.waiting.copy_((wants & (hits >= config.confirm - 1)).sum())
-        return Wishes(torch.where(new, n, slot), wants & (hits >= config.confirm))
+        # To look again at a known object risks nothing; who somebody is must be confirmed.
+        wait = drifted | (wants & (hits >= config.confirm - 1))
+        self.waiting.copy_(torch.stack((wait & new, wait & ~new)).sum(dim=1))
+        return Wishes(torch.where(new, n, slot), drifted | (wants & (hits >= config.confirm)))
 
     def end(self, table: SlotTable, tracked: Tensor) -> None:
         """Empty the slots of objects that are gone; `tracked` bool (N + 1,): with a new mask."""

@@ -11,6 +11,16 @@ _UNHEARD_FRAMES: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Permit:
+    """Numbers of detections."""
+
+    births: int
+    """That begin an object."""
+    looks: int
+    """That refresh one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What the header of a result tells the host, a few frames late."""
 
@@ -18,8 +28,8 @@ class Header:
     frame_id: int
     ids: frozenset[int]
     """Of the objects that live."""
-    waiting: int
-    """Detections that wait for a slot, or for a new look at theirs."""
+    waiting: Permit
+    """Detections that wait."""
     held: int
     """Most conditioning frames that a slot holds."""
 
@@ -39,7 +49,7 @@ class Occupancy:
     """
 
     def __init__(self, slots: int, births: int, confirm: int) -> None:
-        """`births`: most permissions a key frame; `confirm` 1: nobody needs to wait."""
+        """`births`: most of either kind that a key frame permits; `confirm` 1: nobody waits."""
         self._slots, self._births = slots, births
         self._at_once = confirm == 1
         self._header: Header | None = None
@@ -75,21 +85,26 @@ class Occupancy:
             return True
         return any(each.births for each in self._since(header))
 
-    def permit(self, frame_id: int) -> int:
-        """How many detections may have their way on this key frame; one that waits is permitted
-        once."""
+    def permit(self, frame_id: int) -> Permit:
+        """Which detections may have their way on this key frame.
+
+        One that waits for a birth is permitted once. Objects to look at are as many as last heard.
+        """
         header = self._current()
-        unheard = header is None or frame_id - header.frame_id > _UNHEARD_FRAMES
-        if unheard or self._at_once:
-            count = self._births
-        elif header is not None and header.frame_id > self._last:
-            count = min(self._births, header.waiting)
+        if header is None or frame_id - header.frame_id > _UNHEARD_FRAMES:
+            permit = Permit(self._births, self._births)
         else:
-            count = 0
-        if count:
+            heard = header.frame_id > self._last
+            births = header.waiting.births if heard else 0
+            permit = Permit(
+                self._births if self._at_once else min(self._births, births),
+                min(self._births, header.waiting.looks),
+            )
+        if permit.births:
             self._last = frame_id
-            self.allow(frame_id, count, count)
-        return count
+        if permit.births or permit.looks:
+            self.allow(frame_id, permit.births, permit.births + permit.looks)
+        return permit
 
     def allow(self, frame_id: int, births: int, prompts: int) -> None:
         """So many objects may begin, and be conditioned, on this frame."""

@@ -12,18 +12,21 @@ from kpi.emit import emit
 from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
 from stages.checkpoints import one_line
 from stages.errors import ConfigError
+from stages.key_frames import KeyFrames
 from stages.packets import HostPacket, Identity
 from stages.records import Detections, Encoded, Frame, Tracks
 from stages.segmenters.execution import Execution
 from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket
 from stages.segmenters.mask_cleaning import fill_holes, without_overlap
-from stages.segmenters.occupancy import Header, Occupancy
+from stages.segmenters.occupancy import Header, Occupancy, Permit
 from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.tracker import APPLIED, NO_SLOT, TICKETS, UNKNOWN_OBJECT, Tracker
 from stages.segmenters.tracker_core import Pictures, TrackerCore
 
+_COUNTS: Final = 4
+"""Numbers before the answers in a header; see `Tracker.finish`."""
 _REFUSALS: Final[dict[int, Refusal]] = {UNKNOWN_OBJECT: "unknown_object", NO_SLOT: "no_slot"}
 
 
@@ -33,6 +36,10 @@ class Sam2StreamConfig(Sam2Config):
     kind: Literal["sam2_stream"] = "sam2_stream"
     conditioning_frames: int = Field(4, ge=2, le=16)
     """K: prompted frames that each object remembers (`max_cond_frames_in_attn`)."""
+    every: int = Field(1, ge=1, le=30)
+    """Every so many frames objects are followed; on the others their masks stay and grow older
+    (`age_frames`). For slow machines; the numbers of `lifecycle` count followed frames, and
+    `detector.every` is best a multiple."""
     execution: Execution = "eager"
     """`compile`: slow to start, faster then; `graph`: CUDA only, not yet proven on a GPU."""
     fill_hole_area: int = Field(default=0, ge=0, le=64)
@@ -66,6 +73,7 @@ class Sam2StreamSegmenter:
         life = config.lifecycle
         self._occupancy = Occupancy(config.max_objects, life.births, life.confirm)
         self._queue = PromptQueue()
+        self._followed = KeyFrames(config.every)
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
         self._told = _Told()
         self._view: tuple[int, tuple[int, int]] | None = None
@@ -73,9 +81,12 @@ class Sam2StreamSegmenter:
 
     @torch.inference_mode()
     def encode(self, detections: Detections) -> Encoded:
-        """What every object of the picture shares."""
+        """What every object of the picture shares; nothing where nobody is followed."""
+        frame = detections.frame
+        if not self._followed.has_next((frame.epoch, frame.size_hw)):
+            return Encoded(detections, None)
         core = self.tracker.core
-        pixels = core.network.transform(detections.frame.rgb)
+        pixels = core.network.transform(frame.rgb)
         return Encoded(detections, self.tracker.units.encode(pixels))
 
     @torch.inference_mode()
@@ -85,6 +96,8 @@ class Sam2StreamSegmenter:
         detections, frame = item.detections, item.detections.frame
         if self._view != (frame.epoch, frame.size_hw):
             self._enter(frame)
+        if item.features is None:
+            return self._cleaned(self.tracker.stay(detections))
         tracker, encoded = self.tracker, cast(Pictures, item.features)
         tracker.follow(encoded, frame, self._occupancy.live(), self._occupancy.held())
         for ticket in self._queue.take():
@@ -117,10 +130,10 @@ class Sam2StreamSegmenter:
         info, feedback = packet.info, packet.feedback
         if feedback is None or self._view is None or info.epoch != self._view[0]:
             return
-        waiting, refused, held = feedback[:3].tolist()
+        births, looks, refused, held = feedback[:_COUNTS].tolist()
         ids = frozenset(packet.object_ids.tolist())
-        self._occupancy.heed(Header(info.epoch, info.frame_id, ids, waiting, held))
-        for number, outcome, object_id in feedback[3:].reshape(TICKETS, 3).tolist():
+        self._occupancy.heed(Header(info.epoch, info.frame_id, ids, Permit(births, looks), held))
+        for number, outcome, object_id in feedback[_COUNTS:].reshape(TICKETS, 3).tolist():
             refusal = None if outcome == APPLIED else _REFUSALS.get(outcome)
             ticket = self._queue.answer(number, refusal, object_id if object_id >= 0 else None)
             if ticket is not None:

@@ -11,9 +11,10 @@ from stages.boxes import box_iou
 from stages.exits import named_exit
 from stages.records import EMPTY_SLOT, Detections, Frame, Tracks
 from stages.segmenters.execution import Execution, made_ready
-from stages.segmenters.lifecycle import Lifecycle, Wishes
+from stages.segmenters.lifecycle import Lifecycle
 from stages.segmenters.live_prompts import Prompt, as_points
 from stages.segmenters.mask_head import NO_MASK, GivenMasks, Told
+from stages.segmenters.occupancy import Permit
 from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.slot_table import SlotTable
 from stages.segmenters.tracker_core import Pictures, Shown, TrackerCore
@@ -39,20 +40,25 @@ class Tracker:
         self._corners = torch.tensor([BOX_CORNERS], dtype=torch.int32, device=device)
         self._answers = torch.zeros(TICKETS, 3, dtype=torch.int64, device=device)
         self._pixels = torch.arange(core.image_size, device=device)
-        self._rows_of = buckets(slots)
-        self._held_of = buckets(core.bank.shape.conditioning)[1:]
+        self._rows_of = sizes(slots, execution)
+        self._held_of = sizes(core.bank.shape.conditioning, execution)[1:]
+        self._made_for_sizes = execution != "eager"
         self._rows = torch.zeros(0, dtype=torch.int64, device=device)
         self._features: Tensor | None = None
 
     @torch.inference_mode()
     def run_all(self, frame: Frame) -> None:
-        """Run every unit once, so that nothing lazy is left for the first frame."""
+        """Run every unit once, so that nothing lazy is left for the first frame.
+
+        Compiled units are run for every size that they are made for.
+        """
         self.clear()
         core, size = self.core, float(self.core.image_size)
         encoded = self.units.encode(core.network.transform(frame.rgb))
         self.prompt(encoded, frame, Prompt("add", box=(0.0, 0.0, size / 2, size / 2)), 1)
-        for rows in self._rows_of:
-            for held in self._held_of:
+        skipped = 0 if self._made_for_sizes else -1
+        for rows in self._rows_of[skipped:]:
+            for held in self._held_of[skipped:]:
                 self.follow(encoded, frame, rows, held)
         self.clear()
 
@@ -103,20 +109,31 @@ class Tracker:
             self._draw(encoded, frame, prompt, row)
         self._answer(ticket, row < table.slots, object_id, refusal)
 
-    def grow(self, encoded: Pictures, detections: Detections, permitted: int) -> None:
-        """Let a key frame's detections begin or refresh at most `permitted` objects."""
-        if not detections.valid.shape[0]:
+    def grow(self, encoded: Pictures, detections: Detections, permit: Permit) -> None:
+        """Let a key frame's detections begin and refresh objects, as many as permitted."""
+        most = detections.valid.shape[0]
+        if not most:
             return
         wishes = self._lifecycle.associate(detections, self.table)
-        permitted = min(permitted, detections.valid.shape[0])
-        if not permitted:
+        looks, births = min(permit.looks, most), min(permit.births, most)
+        if not looks + births:
             return
         frame = detections.frame
-        order = torch.where(wishes.ready, detections.scores, -1.0).topk(permitted).indices
+        new = wishes.slots == self.table.slots
+        known = torch.where(wishes.ready & ~new, detections.scores, -1.0).topk(looks)
+        fresh = torch.where(wishes.ready & new, detections.scores, -1.0).topk(births)
+        order = torch.cat((known.indices, fresh.indices))
+        ready = torch.cat((known.values, fresh.values)) >= 0
         boxes = detections.boxes_xyxy.index_select(0, order)
-        rows = self._places(detections, wishes, order, boxes)
+        ready &= ~(box_iou(boxes, boxes) > _SAME_OBJECT).tril(-1).any(dim=1)
+        wanted = wishes.slots.index_select(0, known.indices)
+        again = torch.where(ready[:looks], wanted, self.table.slots)
+        begun = self._begin(detections, fresh.indices, ready[looks:])
+        rows = torch.cat((again, begun))
+        self.table.unseen.index_fill_(0, rows, 0)
+        self.table.told_xyxy.index_copy_(0, rows, boxes)
         corners = self._in_model(boxes.view(-1, 2, 2), frame)
-        tokens = self.core.head.tokens(corners, self._corners.expand(permitted, -1))
+        tokens = self.core.head.tokens(corners, self._corners.expand(looks + births, -1))
         self._keep(rows, self.core.begin(encoded, rows, tokens), frame)
 
     def finish(self, detections: Detections) -> Tracks:
@@ -124,10 +141,18 @@ class Tracker:
         table = self.table
         self._lifecycle.end(table, table.live & (table.age == 0))
         self.core.advance()
-        n = table.slots
+        return self._tracks(detections)
+
+    def stay(self, detections: Detections) -> Tracks:
+        """In place of all verbs on a frame that is not looked at: the masks grow older."""
+        self.table.age += 1
+        return self._tracks(detections)
+
+    def _tracks(self, detections: Detections) -> Tracks:
+        table, n = self.table, self.table.slots
         feedback = torch.cat(
             (
-                self._lifecycle.waiting[None].long(),
+                self._lifecycle.waiting.long(),
                 table.refused[None],
                 self.core.bank.most_held(table.live)[None],
                 self._answers.flatten(),
@@ -146,29 +171,19 @@ class Tracker:
             feedback=feedback,
         )
 
-    def _places(
-        self, detections: Detections, wishes: Wishes, order: Tensor, boxes: Tensor
-    ) -> Tensor:
-        """int64 (m,): the slot of each chosen detection; scratch for one that gets none."""
-        table, n = self.table, self.table.slots
-        twice = (box_iou(boxes, boxes) > _SAME_OBJECT).tril(-1).any(dim=1)
-        ready = wishes.ready.index_select(0, order) & ~twice
-        wanted = wishes.slots.index_select(0, order)
-        rows = []
+    def _begin(self, detections: Detections, order: Tensor, ready: Tensor) -> Tensor:
+        """int64 (m,): the slots of new objects; scratch for a detection that gets none."""
+        table = self.table
+        rows = [order[:0]]
         for place in range(order.shape[0]):
-            at = order[place : place + 1]
-            go, known = ready[place : place + 1], wanted[place : place + 1]
-            new = go & (known == n)
-            free = torch.where(new, table.free_slot(), n)
+            at, new = order[place : place + 1], ready[place : place + 1]
+            free = torch.where(new, table.free_slot(), table.slots)
             class_id = detections.class_ids.index_select(0, at)
             score = detections.scores.index_select(0, at)
             table.move_in(free, new, class_id, score, 0)
             self.core.bank.open(free)
-            rows.append(torch.where(new, free, torch.where(go, known, n)))
-        chosen = torch.cat(rows)
-        table.unseen.index_fill_(0, chosen, 0)
-        table.told_xyxy.index_copy_(0, chosen, boxes)
-        return chosen
+            rows.append(free)
+        return torch.cat(rows)
 
     def _draw(self, encoded: Pictures, frame: Frame, prompt: Prompt, row: Tensor) -> None:
         told = self._upload(prompt, frame)
@@ -227,11 +242,11 @@ class Tracker:
         row[2:3].copy_(object_id)
 
 
-def buckets(slots: int) -> tuple[int, ...]:
-    """Numbers of objects that a step is made for: 0, the powers of two below `slots`, `slots`."""
-    sizes = [0]
-    size = 1
-    while size < slots:
-        sizes.append(size)
-        size *= 2
-    return (*sizes, slots)
+def sizes(most: int, execution: Execution) -> tuple[int, ...]:
+    """Numbers from 0 to `most` that a step is made for.
+
+    Any where units run as they stand; the powers of two and `most` where each is compiled.
+    """
+    if execution == "eager":
+        return tuple(range(most + 1))
+    return (0, *(2**power for power in range(most.bit_length()) if 2**power < most), most)
