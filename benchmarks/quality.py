@@ -5,7 +5,8 @@
 
 Only truth objects that count are judged (at least 12 px thick, 400 visible px); masks are
 compared at frame resolution. `mean_iou`, `recall`, `precision`, `id_switches_per_100_frames`,
-`occlusion_id_kept`: the demo's chain on every frame of every scene, a miss counts 0.
+`occlusion_id_kept`: the demo's chain as `configs/demo.yaml` has it, on every frame of every scene
+of `--tracked-frames`, a miss counts 0.
 `still_*`: detector boxes to masks on single frames, each segmented afresh. `box_mask_iou`: the
 mask of the truth's own box. `one_click_iou`: the mask of one click at the object's innermost
 pixel. `detector_*`: boxes, class-aware, at box IoU 0.5. `baseline_mean_iou`: threshold and
@@ -103,7 +104,7 @@ class Judge:
     """Runs the demo's stages on each frame and adds up what they got right."""
 
     def __init__(self, device: torch.device) -> None:
-        config = load_config("demo")
+        config = load_config("demo", ["detector.every=1"])
         self.detector: Detector = DETECTORS.create(config.detector, device)
         self.segmenter: Segmenter = SEGMENTERS.create(Sam2ImageConfig(), device)
         self.predictor = SamPredictor(build_sam2("demo", None, None, device))
@@ -226,7 +227,7 @@ def main() -> None:
     judge = Judge(device)
     for item in frames(options.first_seed, seeds, per_seed, device):
         judge.judge(item)
-    results = judge.results() | {"detector_every": load_config("demo").detector.every}  # type: ignore[attr-defined]
+    results = judge.results()
     tracked_frames = 60 if options.quick else options.tracked_frames
     if tracked_frames:
         tracked = track_scenes(options.first_seed, seeds, tracked_frames, device).summary()

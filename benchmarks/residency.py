@@ -34,6 +34,7 @@ from stages.base import Segmenter
 from stages.pack import Pack
 from stages.pack_numpy import PackNumpy
 from stages.records import Detections, Frame
+from stages.segmenters.sam2_image import Sam2ImageConfig
 from stages.sources.phantom_scene import PhantomScene
 
 WARM_UP = 5
@@ -88,15 +89,14 @@ class Series:
 
 
 class Ours:
-    """The demo's stages with `slots` object slots."""
+    """The demo's models with `slots` object slots, each frame afresh as the public calls do it."""
 
     def __init__(self, slots: int, device: torch.device) -> None:
-        config = load_config(
-            "demo", [f"segmenter.max_objects={slots}", f"detector.max_detections={slots}"]
-        )
+        config = load_config("demo", ["detector.every=1", f"detector.max_detections={slots}"])
         self._device = device
         self.detector = DETECTORS.create(config.detector, device)
-        self._segmenter: Segmenter = SEGMENTERS.create(config.segmenter, device)
+        afresh = Sam2ImageConfig(max_objects=slots)
+        self._segmenter: Segmenter = SEGMENTERS.create(afresh, device)
         self._pack = Pack(config.mask_threshold)
         self._as_numpy = AsNumpy(config.mask_threshold)
         self._pack_numpy = PackNumpy()

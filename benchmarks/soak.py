@@ -52,7 +52,7 @@ def main() -> None:
     options = made.parse_args()
     count = options.frames or (600 if options.quick else 20_000)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    config = load_config("demo")
+    config = load_config("demo", ["detector.every=1"])
     detector = DETECTORS.create(config.detector, device)
     segmenter = SEGMENTERS.create(Sam2StreamConfig(), device, len(detector.class_names))
     assert isinstance(segmenter, Sam2StreamSegmenter)
