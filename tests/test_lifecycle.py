@@ -83,6 +83,15 @@ def test_it_may_move_while_it_waits_but_not_jump() -> None:
     assert not life.associate(seen(FAR), table()).ready[0]
 
 
+def test_a_drifted_mask_is_looked_at_at_once_unless_somebody_prompted_it() -> None:
+    drifted = [side + 8 for side in A]
+    slots, life = table(A), lifecycle(confirm=3)
+    wishes = life.associate(seen(drifted), slots)
+    assert (wishes.ready.tolist(), int(wishes.slots[0])) == ([True, False, False], 0)
+    slots.unseen[0] = -1
+    assert not life.associate(seen(drifted), slots).ready.any()
+
+
 def test_waiting_counts_those_that_would_be_ready_next() -> None:
     slots, life = table(FAR), lifecycle(confirm=2)
     drifted = [side + 8 for side in FAR]

@@ -124,6 +124,7 @@ class TestModelId:
         assert "pip install 'maskstream[hub]'" in refusal(self.ID, None)
 
     @pytest.mark.slow
+    @pytest.mark.timeout(240)
     def test_what_is_in_the_cache_follows_an_object(self, cached: Path) -> None:
         torch.manual_seed(0)
         torch.save({"model": build_structure("sam2.1_hiera_t").state_dict()}, cached)

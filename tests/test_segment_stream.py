@@ -282,6 +282,7 @@ class TestRefusals:
 
 
 class TestResidency:
+    @pytest.mark.timeout(240)
     def test_no_copy_and_no_wait_whatever_happens(self, files: Any) -> None:
         stream = Stream(files)
         stream.step()

@@ -25,7 +25,8 @@ class LifecycleConfig(Section):
     overlap: float = Field(default=0.3, gt=0, lt=1)
     """Box IoU from which a detection and a mask are the same object."""
     refresh_below: float = Field(default=0.9, ge=0, le=1)
-    """A matched detection whose box IoU with the mask is lower prompts the mask anew; 0: never."""
+    """A matched detection whose box IoU with the mask is lower prompts the mask anew, unless
+    somebody has prompted it; 0: never."""
     reach: float = Field(default=1.0, ge=0)
     """How far from where it was last seen a lost object may be found again, in box diagonals."""
     max_missing_frames: int = Field(default=45, ge=1)
@@ -81,7 +82,9 @@ class Lifecycle:
         near = centre_distance(detections.boxes_xyxy, boxes) <= config.reach
         found = near & same & lost[None, :] & detections.valid[:, None]
         taken = ((overlap * present) >= config.overlap).any(dim=1)
-        drifted = (matched & (shown < config.refresh_below)).any(dim=1)
+        # What somebody prompted is theirs to correct.
+        ours = table.unseen[:n] >= 0
+        drifted = (matched & (shown < config.refresh_below) & ours).any(dim=1)
         again = found.any(dim=1) & ~taken
         new = detections.valid & ~taken & ~again
         slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))

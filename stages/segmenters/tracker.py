@@ -25,7 +25,7 @@ APPLIED, UNKNOWN_OBJECT, NO_SLOT = 1, 2, 3
 _SAME_OBJECT: Final = 0.5
 """Box IoU from which two detections that wait are one object."""
 _BY_PROMPT: Final = -1
-"""`SlotTable.unseen` of objects that people asked for."""
+"""`SlotTable.unseen` of objects that people asked for, or put right."""
 
 
 class Tracker:
@@ -106,6 +106,7 @@ class Tracker:
             gone = torch.zeros_like(table.live).index_fill_(0, row, True)
             table.move_out(gone & table.live)
         else:
+            table.unseen.index_fill_(0, row, _BY_PROMPT)
             self._draw(encoded, frame, prompt, row)
         self._answer(ticket, row < table.slots, object_id, refusal)
 
