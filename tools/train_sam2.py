@@ -1,8 +1,8 @@
 """``python -m tools.train_sam2``: train the demo SAM2 on rendered clips, on the CPU.
 
-Three phases, all needed, in this order: pictures teach prompts; more pictures, with the encoder's
-maps supervised too; clips add memory, with pictures mixed in. Same clips, steps and threads give
-the same weights.
+Five phases in this order: pictures teach prompts; more pictures, with the encoder's maps
+supervised too; clips add memory; two joint phases bring both on together. Same clips, steps and
+threads give the same weights.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Recipe:
     seed: int
     dense: bool = False
     """Whether the encoder also learns class shares; see `DenseHeads`."""
+    clip_weight: float = 1.0
+    """Of the clips' loss, beside the pictures'."""
     ema: float = 0.998
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -53,6 +55,12 @@ PICTURES = Recipe(
 )
 DENSE = replace(PICTURES, phase="dense", steps=2200, seed=4, dense=True)
 CLIPS = Recipe("clips", steps=500, pictures=8, clips=4, peak_rate=4e-4, tracking_rate=8e-4, seed=2)
+JOINT = Recipe(
+    "joint", steps=2200, pictures=16, clips=2, peak_rate=5e-4, tracking_rate=5e-4, seed=10,
+    dense=True, clip_weight=0.5,
+)  # fmt: skip
+POLISH = replace(JOINT, phase="polish", steps=1000, peak_rate=3e-4, tracking_rate=3e-4, seed=11)
+PHASES = (PICTURES, DENSE, CLIPS, JOINT, POLISH)
 
 
 def make_step(
@@ -65,7 +73,8 @@ def make_step(
         batch = picture_batch(clips, recipe.pictures, rng)
         loss = picture_step(model, tap, batch, int(number % 5 == 4), dense)
         if recipe.clips:
-            loss = loss + clip_step(model, tap, clip_batch(clips, recipe.clips, rng))
+            followed = clip_step(model, tap, clip_batch(clips, recipe.clips, rng))
+            loss = loss + recipe.clip_weight * followed
         return loss
 
     return step
@@ -119,12 +128,14 @@ def train(
 
 
 def main() -> None:
-    """Train one or both phases and write a weights file."""
+    """Train one or all phases and write a weights file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", type=Path, help="folder written by tools.render_phantom")
     parser.add_argument("out", type=Path, help="weights file (.safetensors) to write")
     parser.add_argument("--start", type=Path, help="weights file to start from")
-    parser.add_argument("--phase", choices=("pictures", "dense", "clips", "all"), default="all")
+    parser.add_argument(
+        "--phase", choices=[*(recipe.phase for recipe in PHASES), "all"], default="all"
+    )
     parser.add_argument("--steps", type=int, help="steps of each phase, in place of the recipe's")
     parser.add_argument("--seed", type=int, help="in place of each phase's own")
     parser.add_argument("--threads", type=int, default=1)
@@ -136,7 +147,7 @@ def main() -> None:
     model = build_sam2()
     if arguments.start:
         load_weights(arguments.start, model)
-    for base in (PICTURES, DENSE, CLIPS):
+    for base in PHASES:
         if arguments.phase not in (base.phase, "all"):
             continue
         steps = 4 if arguments.quick else arguments.steps or base.steps
