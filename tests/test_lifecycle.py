@@ -153,6 +153,18 @@ def test_what_no_detection_sees_ends_unless_prompted() -> None:
     assert slots.live[:2].tolist() == [False, True]
 
 
+def test_what_crosses_an_object_with_a_detection_of_its_own_is_another_one() -> None:
+    wide = [10.0, 10.0, 50.0, 60.0]  # the mask has spread over a neighbour
+    beside = [10.0, 30.0, 50.0, 60.0]
+    slots, life = table(wide), lifecycle(confirm=1)
+    assert life.associate(seen(A, beside), slots).ready.tolist() == [True, True, False]
+    again = [10.0, 10.0, 50.0, 44.0]  # a second box of the same object
+    slots, life = table(A), lifecycle(confirm=1)
+    assert not life.associate(seen(A, again), slots).ready.any()
+    slots, life = table(wide), lifecycle(confirm=1)
+    assert life.associate(seen(beside), slots).slots.tolist()[0] == 0  # nothing else explains it
+
+
 def test_a_hidden_object_is_not_missed_by_the_detector() -> None:
     slots, life = table(A, B), lifecycle(max_unseen_key_frames=2)
     slots.missing[1] = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from pydantic import Field
@@ -12,6 +13,9 @@ from stages.base import Section
 from stages.boxes import box_iou
 from stages.records import Detections
 from stages.segmenters.slot_table import SlotTable
+
+_REPEATED: Final = 0.6
+"""Box IoU from which a detection repeats another one's object."""
 
 
 class LifecycleConfig(Section):
@@ -81,7 +85,10 @@ class Lifecycle:
         lost = live & ~present
         near = centre_distance(detections.boxes_xyxy, boxes) <= config.reach
         found = near & same & lost[None, :] & detections.valid[:, None]
-        taken = ((overlap * present) >= config.overlap).any(dim=1)
+        # An object with a detection of its own explains another one only where they repeat it.
+        own = matched.any(dim=0)
+        least = torch.where(own, _REPEATED, config.overlap)
+        taken = matched.any(dim=1) | ((overlap * present) >= least).any(dim=1)
         # What somebody prompted is theirs to correct.
         ours = table.unseen[:n] >= 0
         drifted = (matched & (shown < config.refresh_below) & ours).any(dim=1)
