@@ -73,6 +73,8 @@ def draw(
     image = Image.fromarray(canvas.round().astype(np.uint8))
     pen = ImageDraw.Draw(image)
     for row, colour in enumerate(colours):
+        if not masks[row].any():
+            continue  # out of sight: its label would have no place
         text = label(packet, row, class_names)
         x, y = int(packet.mask_boxes_xyxy[row, 0]), int(packet.mask_boxes_xyxy[row, 1])
         left, top, right, bottom = (round(edge) for edge in pen.textbbox((0, 0), text))

@@ -20,7 +20,8 @@ class QualityCheck:
     Each counted truth object is paired with at most one result of its class (a prompted result
     has none and fits any), the pairs with the highest mask IoU first. Its IoU enters the mean; a
     miss counts 0. Recall is the share with IoU >= 0.5. A result that fits no counted object is a
-    false alarm, unless it lies on a truth object too small to be counted.
+    false alarm, unless it lies on a truth object too small to be counted, or its mask is empty:
+    an object out of sight.
     """
 
     wants_masks = True
@@ -46,7 +47,8 @@ class QualityCheck:
         pairs = match(iou)
         self._count_truth(truth, pairs)
         self.identity.frame(packet.info.frame_id, _matched_ids(truth, pairs, packet.object_ids))
-        self._count_results(truth, pairs, len(packet.object_ids))
+        shown = [row for row, mask in enumerate(packet.masks) if mask.any()]
+        self._count_results(truth, pairs, shown)
 
     def poll(self) -> None:
         """Nothing to look after."""
@@ -84,11 +86,11 @@ class QualityCheck:
             self._sums[int(truth.class_ids[row])] += (1.0, iou, float(iou >= MATCH_IOU))
 
     def _count_results(
-        self, truth: Truth, pairs: dict[int, tuple[int, float]], results: int
+        self, truth: Truth, pairs: dict[int, tuple[int, float]], shown: list[int]
     ) -> None:
         fits = {column for column, iou in pairs.values() if iou >= MATCH_IOU}
         small = {column for row, (column, _) in pairs.items() if not truth.counted[row]}
-        judged = set(range(results)) - (small - fits)
+        judged = set(shown) - (small - fits)
         self._results += len(judged)
         self._false_alarms += len(judged - fits)
 

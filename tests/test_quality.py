@@ -94,6 +94,13 @@ def test_two_results_on_one_object_cost_precision() -> None:
     assert judged(truth, packet([square(0, 0), square(1, 0)], [0, 0]))["precision"] == 0.5
 
 
+def test_an_object_out_of_sight_is_no_false_alarm() -> None:
+    truth = KnownTruth([square(2, 2)], [0], [True])
+    hidden = np.zeros_like(square(2, 2))
+    assert judged(truth, packet([square(2, 2), hidden], [0, 0]))["precision"] == 1
+    assert judged(truth, packet([square(2, 2), square(15, 5)], [0, 0]))["precision"] == 0.5
+
+
 def test_no_truth_claims_nothing() -> None:
     summary = judged(KnownTruth([], [], []), packet([], []))
     assert (summary["mean_iou"], summary["recall"], summary["precision"]) == (None, None, None)
