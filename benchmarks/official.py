@@ -21,7 +21,10 @@ from tools.phantom_clips import FRAME_HW, mask_boxes
 from tools.weights import SAM2_YAML, build_sam2, load_weights
 
 sam2_video_predictor.tqdm = lambda frames, **_: frames  # no progress bar for every frame
-SEED, FIRST = 10_014, 120
+SCENE = (10_012, 300)
+"""Seed and first frame of a scene whose objects stay in view for long."""
+SENSITIVE_SCENE = (10_014, 120)
+"""One whose prompted masks have wide uncertain edges, so that binarising them matters."""
 ENDLESS = 10**9
 """Frames that the predictor is told of: the pointers' time scale is then that of a stream."""
 
@@ -41,8 +44,9 @@ def build_official(config: str, conditioning: int, seed: int = 0) -> Any:  # noq
     return predictor.requires_grad_(False)
 
 
-def scene_pictures(frames: int, size: int, seed: int = SEED, first: int = FIRST) -> list[Tensor]:
+def scene_pictures(frames: int, size: int, place: tuple[int, int] = SCENE) -> list[Tensor]:
     """float32 (3, size, size) each: a phantom's frames as sam2's own loader resizes them."""
+    seed, first = place
     scene = PhantomScene(seed, size_hw=FRAME_HW)
     return [
         normalised(np.asarray(Image.fromarray(scene.render(first + t)).resize((size, size))))
@@ -53,9 +57,9 @@ def scene_pictures(frames: int, size: int, seed: int = SEED, first: int = FIRST)
 class Told:
     """The prompts of the history, from the phantom's truth; one object a name."""
 
-    def __init__(self, seed: int = SEED, first: int = FIRST) -> None:
+    def __init__(self, place: tuple[int, int] = SCENE) -> None:
+        seed, self._first = place
         self._scene = PhantomScene(seed, size_hw=FRAME_HW)
-        self._first = first
         self._ids: dict[str, int] = {}
 
     def box(self, number: int, step: Step) -> Tensor:
@@ -88,10 +92,15 @@ def _largest(truth: SceneTruth, taken: set[int]) -> int:
 class OfficialPredictor:
     """The reference: its state grows with every frame."""
 
-    def __init__(self, predictor: Any, pictures: list[Tensor]) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        predictor: Any,  # noqa: ANN401
+        pictures: list[Tensor],
+        place: tuple[int, int] = SCENE,
+    ) -> None:
         self._predictor = predictor
         self._state = new_state(pictures)
-        self._told = Told()
+        self._told = Told(place)
         self._ids: dict[str, int] = {}
         self._given = 0
 

@@ -4,7 +4,8 @@
         [--config demo | sam2.1_hiera_t] [--break NAME]
 
 Both get the same resized tensors, the same weights and the same scripted history. `--break`
-leaves out one thing that the official predictor depends on; each must fail. Exit code 1 where
+leaves out one thing that the official predictor depends on, on a scene of 60 frames where each
+matters; each must fail. Exit code 1 where
 the bar is missed: worst |logit difference| <= 1e-3 and mask IoU >= 0.999 on every object-frame,
 with masks that are not empty on at least 90 % of the reference's.
 """
@@ -18,7 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.official import OfficialPredictor, build_official, scene_pictures
+from benchmarks.official import (
+    SCENE,
+    SENSITIVE_SCENE,
+    OfficialPredictor,
+    build_official,
+    scene_pictures,
+)
 from benchmarks.report import parser, print_table, write_json
 from benchmarks.script import script
 from benchmarks.streamed import FLAWS, StreamedTracker
@@ -53,12 +60,19 @@ class Comparison:
     """A history run by the official predictor, against which any number of ours can be held."""
 
     @torch.inference_mode()
-    def __init__(self, config: str, frames: int, objects: int = 3, seed: int = 0) -> None:
-        """`config`: `demo`, or a structure with random weights of `seed`."""
+    def __init__(
+        self,
+        config: str,
+        frames: int,
+        objects: int = 3,
+        seed: int = 0,
+        place: tuple[int, int] = SCENE,
+    ) -> None:
+        """`config`: `demo`, or a structure with random weights of `seed`; `place`: the scene."""
         self._official = build_official(config, CONDITIONING, seed)
-        self._pictures = scene_pictures(frames, self._official.image_size)
-        self._steps = script(frames, objects)
-        reference = OfficialPredictor(self._official, self._pictures)
+        self._pictures = scene_pictures(frames, self._official.image_size, place)
+        self._steps, self._place = script(frames, objects), place
+        reference = OfficialPredictor(self._official, self._pictures, place)
         self._wanted = [
             reference.frame(number, self._steps.get(number, [])) for number in range(frames)
         ]
@@ -66,7 +80,7 @@ class Comparison:
     @torch.inference_mode()
     def run(self, flaw: str | None = None) -> Parity:
         """Run ours, whole or with one thing left out, over the same history."""
-        ours = StreamedTracker(self._official, CONDITIONING, flaw)
+        ours = StreamedTracker(self._official, CONDITIONING, flaw, self._place)
         found = [
             ours.frame(picture, self._steps.get(number, []))
             for number, picture in enumerate(self._pictures)
@@ -107,8 +121,10 @@ def main() -> None:
     made.add_argument("--seed", type=int, default=0, help="of random weights")
     made.add_argument("--break", dest="flaw", choices=sorted(FLAWS), help="must fail")
     arguments = made.parse_args()
-    frames = arguments.frames or (60 if arguments.quick else 300)
-    comparison = Comparison(arguments.config, frames, arguments.objects, arguments.seed)
+    short = arguments.quick or arguments.flaw
+    frames = arguments.frames or (60 if short else 300)
+    place = SENSITIVE_SCENE if arguments.flaw else SCENE
+    comparison = Comparison(arguments.config, frames, arguments.objects, arguments.seed, place)
     found = comparison.run(arguments.flaw)
     results = {name: getattr(found, name) for name in Parity.__slots__}
     print_table(

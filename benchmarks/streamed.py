@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.official import Told
+from benchmarks.official import SCENE, Told
 from benchmarks.script import Step
 from stages.segmenters.mask_head import GivenMasks
 from stages.segmenters.mask_head import Told as Prompt
@@ -23,12 +23,18 @@ SLOTS = 4
 class StreamedTracker:
     """Slots by name; every slot is computed on every frame, as in a step of fixed shape."""
 
-    def __init__(self, model: Any, conditioning: int, flaw: str | None = None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        model: Any,  # noqa: ANN401
+        conditioning: int,
+        flaw: str | None = None,
+        place: tuple[int, int] = SCENE,
+    ) -> None:
         kept = conditioning - 1 if flaw == "cond-k" else conditioning
         self.core = TrackerCore(model, SLOTS, kept)
         if flaw is not None:
             FLAWS[flaw](self.core)
-        self._told = Told()
+        self._told = Told(place)
         self._slots: dict[str, int] = {}
         self._number = 0
 
