@@ -39,6 +39,8 @@ from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.segmenters.sam2_image import Sam2ImageConfig
 from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
 from stages.to_host import ToHost
+from tools.matching import box_ious
+from tools.phantom_clips import mask_boxes
 
 QUALITIES = ("mean_iou", "recall", "precision", "object_frames")
 SPAN = 300
@@ -133,7 +135,7 @@ class Judge:
         valid = detections.valid.cpu().numpy()
         boxes = detections.boxes_xyxy.cpu().numpy()[valid]
         classes = detections.class_ids.cpu().numpy()[valid]
-        iou = box_iou(np.array([tight_box(mask) for mask in truth.masks]).reshape(-1, 4), boxes)
+        iou = box_ious(mask_boxes(truth.masks), boxes)
         pairs = match(np.where(truth.class_ids[:, None] == classes[None, :], iou, 0.0))
         hits = {row: column for row, (column, value) in pairs.items() if value >= MATCH_IOU}
         for row in np.flatnonzero(truth.counted):
@@ -146,7 +148,7 @@ class Judge:
     def _judge_prompts(self, item: Judged) -> None:
         for row in np.flatnonzero(item.truth.counted):
             mask, class_id = item.truth.masks[row], int(item.truth.class_ids[row])
-            box = torch.from_numpy(tight_box(mask)).to(item.frame.rgb.device)
+            box = torch.from_numpy(mask_boxes(mask[None])[0]).to(item.frame.rgb.device)
             by_box = self.predictor.predict(item.frame.rgb, box)
             self.box_mask.add(class_id, plain_iou(mask, as_bool(by_box)))
             point = torch.tensor([innermost(mask)], device=item.frame.rgb.device)
@@ -180,28 +182,11 @@ class Judge:
         return flat
 
 
-def tight_box(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """float32 (4,), x1, y1, x2, y2, half-open; `mask` is bool (H, W) and not empty."""
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.array([xs[0], ys[0], xs[-1] + 1, ys[-1] + 1], dtype=np.float32)
-
-
 def innermost(mask: NDArray[np.bool_]) -> tuple[float, float]:
     """(x, y) of the pixel farthest from the mask's edge."""
     distance = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(distance.argmax()), mask.shape)
     return float(x) + 0.5, float(y) + 0.5
-
-
-def box_iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-    """IoU of every pair, float64 (n, m), of boxes (n, 4) and (m, 4)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    both = np.clip(high - low, 0, None).prod(axis=-1, dtype=np.float64)
-    area_a = (a[:, 2:] - a[:, :2]).prod(axis=-1, dtype=np.float64)
-    area_b = (b[:, 2:] - b[:, :2]).prod(axis=-1, dtype=np.float64)
-    either: NDArray[np.float64] = area_a[:, None] + area_b[None, :] - both
-    return both / np.maximum(either, 1e-9)
 
 
 def plain_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -23,7 +24,7 @@ from benchmarks.report import parser, print_table, write_json
 from pipeline.build import DETECTORS, SEGMENTERS
 from pipeline.config import load_config
 from stages.pack import Pack
-from stages.records import Detections, Frame
+from stages.records import Frame
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.sources.phantom_scene import PhantomScene
 from stages.to_host import ToHost
@@ -44,6 +45,41 @@ def tensor_bytes() -> int:
     return sum(storages.values())
 
 
+class Loop:
+    """The demo's stages after Detect, on a scene that starts again and again."""
+
+    def __init__(self, device: torch.device) -> None:
+        config = load_config("demo", ["detector.every=1"])
+        detector = DETECTORS.create(config.detector, device)
+        segmenter = SEGMENTERS.create(Sam2StreamConfig(), device, len(detector.class_names))
+        assert isinstance(segmenter, Sam2StreamSegmenter)
+        self._segmenter, self._device = segmenter, device
+        self._pack, self._to_host = Pack(config.mask_threshold, segmenter.identity), ToHost(device)
+        scene = PhantomScene(SEED)
+        self._pictures = [torch.from_numpy(scene.render(t)).to(device) for t in range(LOOP)]
+        self._found = [detector.detect(_frame(gray, 0)) for gray in self._pictures]
+        core = segmenter.tracker.core
+        self._fixed = core.network.transform(self._pictures[0].expand(3, -1, -1))
+
+    def step(self, number: int) -> int:
+        """One frame; the highest id in its result, -1 where there is none."""
+        seen = self._found[number % LOOP]
+        frame = _frame(self._pictures[number % LOOP], number)
+        detections = replace(seen, frame=frame)
+        self._to_host.wait_slot(1.0)
+        tracks = self._segmenter.segment(detections)
+        packet = self._to_host.submit(self._pack.pack(tracks), masks=True)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        host = packet.host_packet()
+        self._segmenter.heed(host)
+        return int(host.object_ids.max(initial=-1))
+
+    def control(self) -> None:
+        """Work that never changes."""
+        self._segmenter.tracker.core.encode(self._fixed)
+
+
 @torch.inference_mode()
 def main() -> None:
     """Run, print, write; exit 1 where something grows."""
@@ -51,42 +87,18 @@ def main() -> None:
     made.add_argument("--frames", type=int)
     options = made.parse_args()
     count = options.frames or (600 if options.quick else 20_000)
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    config = load_config("demo", ["detector.every=1"])
-    detector = DETECTORS.create(config.detector, device)
-    segmenter = SEGMENTERS.create(Sam2StreamConfig(), device, len(detector.class_names))
-    assert isinstance(segmenter, Sam2StreamSegmenter)
-    pack, to_host = Pack(config.mask_threshold, segmenter.identity), ToHost(device)
-    scene = PhantomScene(SEED)
-    pictures = [torch.from_numpy(scene.render(t)).to(device) for t in range(LOOP)]
-    found = [detector.detect(_frame(gray, 0)) for gray in pictures]
-    control = segmenter.tracker.core.network.transform(pictures[0].expand(3, -1, -1))
-
-    def step(number: int) -> int:
-        seen, gray = found[number % LOOP], pictures[number % LOOP]
-        frame = _frame(gray, number)
-        detections = Detections(
-            frame, seen.boxes_xyxy, seen.scores, seen.class_ids, seen.valid, computed=True
-        )
-        to_host.wait_slot(1.0)
-        packet = to_host.submit(pack.pack(segmenter.segment(detections)), masks=True)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        host = packet.host_packet()
-        segmenter.heed(host)
-        return int(host.object_ids.max(initial=-1))
-
+    loop = Loop(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
     process = psutil.Process()
-    newest = max(step(number) for number in range(WARM_UP))
+    newest = max(loop.step(number) for number in range(WARM_UP))
     before, rss = tensor_bytes(), process.memory_info().rss
     times, controls = np.zeros(count), []
     for number in range(count):
         started = time.perf_counter()
-        newest = max(newest, step(WARM_UP + number))
+        newest = max(newest, loop.step(WARM_UP + number))
         times[number] = time.perf_counter() - started
         if number % 20 == 0:
             started = time.perf_counter()
-            segmenter.tracker.core.encode(control)
+            loop.control()
             controls.append(time.perf_counter() - started)
     grown, more = tensor_bytes() - before, (process.memory_info().rss - rss) / 2**20
     ratio, idle = _tenths(times), _tenths(np.array(controls))

@@ -167,6 +167,20 @@ class TestPrompts:
         assert ObjectAdded in kinds
         assert ObjectDropped in kinds
 
+    def test_what_somebody_put_right_stays_theirs_when_found_again(self, files: Any) -> None:
+        stream = Stream(files)
+        for _ in range(6):
+            stream.step(BOXES[:1])
+        stream.answered(Prompt("correct", object_id=0, points=((40, 40),), labels=(1,)))
+        table = stream.segmenter.tracker.table
+        conditioned = stream.segmenter.tracker.core.bank._conditioned
+        before = int(conditioned[0])
+        for _ in range(6):
+            table.missing[0] = 1  # out of sight, and its detection is back
+            stream.step(BOXES[:1])
+        assert int(conditioned[0]) > before
+        assert int(table.unseen[0]) == -1
+
     def test_reset_removes_all(self, files: Any) -> None:
         stream = Stream(files)
         stream.step()

@@ -87,7 +87,7 @@ class YoloDetector:
         repetitions (`max_overlap`) are not `valid`. The first frame of a size must not be under
         audit: see `warm_up`.
         """
-        if not self._key_frames.has_next(frame.epoch):
+        if not self._key_frames.has_next((frame.epoch, frame.size_hw)):
             return self._nothing.detect(frame)
         letterbox = self._letterbox
         if letterbox is None or letterbox.frame_hw != frame.size_hw:

@@ -131,7 +131,8 @@ class Tracker:
         again = torch.where(ready[:looks], wanted, self.table.slots)
         begun = self._begin(detections, fresh.indices, ready[looks:])
         rows = torch.cat((again, begun))
-        self.table.unseen.index_fill_(0, rows, 0)
+        unseen = self.table.unseen.index_select(0, rows).clamp(max=0)  # a prompt's -1 stays
+        self.table.unseen.index_copy_(0, rows, unseen)
         self.table.told_xyxy.index_copy_(0, rows, boxes)
         corners = self._in_model(boxes.view(-1, 2, 2), frame)
         tokens = self.core.head.tokens(corners, self._corners.expand(looks + births, -1))
