@@ -36,6 +36,15 @@ class IdentityCheck:
         self.occlusions = 0
         self.kept = 0
 
+    @property
+    def stands_for(self) -> dict[int, int]:
+        """The result that last stood for each truth object."""
+        return {
+            truth_id: seen.object_id
+            for truth_id, seen in self._seen.items()
+            if seen.object_id is not None
+        }
+
     def frame(self, number: int, matches: Mapping[int, int | None]) -> None:
         """One frame: the truth objects that can be seen, each with its result's id or None."""
         for truth_id, object_id in matches.items():

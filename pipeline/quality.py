@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,8 @@ from stages.base import TruthSource
 from stages.packets import HostPacket, Truth
 
 MATCH_IOU = 0.5
+_STAYS: Final = 3.0
+"""Weight of a pair that held on the last frame: above 1 / `MATCH_IOU` no new pair outbids it."""
 
 
 class QualityCheck:
@@ -46,7 +50,8 @@ class QualityCheck:
         iou = np.where(same_class | prompted[None, :], iou, 0.0)
         pairs = match(iou)
         self._count_truth(truth, pairs)
-        self.identity.frame(packet.info.frame_id, _matched_ids(truth, pairs, packet.object_ids))
+        standing = _matched_ids(truth, iou, packet.object_ids, self.identity.stands_for)
+        self.identity.frame(packet.info.frame_id, standing)
         shown = [row for row, mask in enumerate(packet.masks) if mask.any()]
         self._count_results(truth, pairs, shown)
 
@@ -96,15 +101,25 @@ class QualityCheck:
 
 
 def _matched_ids(
-    truth: Truth, pairs: dict[int, tuple[int, float]], object_ids: NDArray[np.int64]
+    truth: Truth,
+    iou: NDArray[np.float64],
+    object_ids: NDArray[np.int64],
+    before: Mapping[int, int],
 ) -> dict[int, int | None]:
-    """The counted truth objects' ids with those of the results that stand for them."""
-    matches: dict[int, int | None] = {}
-    for row in np.flatnonzero(truth.counted).tolist():
-        column, iou = pairs.get(row, (-1, 0.0))
-        found = int(object_ids[column]) if iou >= MATCH_IOU else None
-        matches[int(truth.object_ids[row])] = found
-    return matches
+    """The counted truth objects' ids with those of the results that stand for them.
+
+    Who stood for an object `before` does so for as long as its IoU is at least `MATCH_IOU`, even
+    where another result fits better (CLEAR MOT, Bernardin and Stiefelhagen 2008); the others are
+    paired by falling IoU.
+    """
+    good = np.where(iou >= MATCH_IOU, iou, 0.0)
+    for row, truth_id in enumerate(truth.object_ids.tolist()):
+        good[row, object_ids == before.get(truth_id, -1)] *= _STAYS
+    pairs = match(good)
+    return {
+        int(truth.object_ids[row]): int(object_ids[pairs[row][0]]) if row in pairs else None
+        for row in np.flatnonzero(truth.counted).tolist()
+    }
 
 
 def mask_iou(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float64]:

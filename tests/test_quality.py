@@ -126,3 +126,25 @@ def test_packed_iou_equals_the_plain_one() -> None:
 def test_match_takes_the_best_pairs_first() -> None:
     iou = np.array([[0.9, 0.8], [0.85, 0.0]])
     assert match(iou) == {0: (0, 0.9)}
+
+
+@pytest.mark.parametrize(
+    ("shift", "switches"),
+    [(2, 0), (5, 1)],
+    ids=["still fits", "fits no more"],
+)
+def test_who_stood_for_an_object_does_so_while_it_fits(shift: int, switches: int) -> None:
+    truth = KnownTruth([square(4, 4)], [0], [True])
+    check = QualityCheck(truth, NAMES)
+    check.write(packet([square(4, 4)], [0]))
+    check.write(packet([square(4 + shift, 4), square(4, 4)], [0, 0]))
+    assert check.identity.switches == switches
+
+
+def test_a_steady_id_takes_nothing_from_another_object() -> None:
+    truth = KnownTruth([square(0, 0), square(2, 0)], [0, 0], [True, True])
+    check = QualityCheck(truth, NAMES)
+    for _ in range(2):
+        check.write(packet([square(0, 0), square(2, 0)], [0, 0]))
+    check.write(packet([square(2, 0), square(0, 0)], [0, 0]))
+    assert check.identity.switches == 0

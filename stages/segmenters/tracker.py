@@ -43,8 +43,7 @@ class Tracker:
         self._rows_of = sizes(slots, execution)
         self._held_of = sizes(core.bank.shape.conditioning, execution)[1:]
         self._made_for_sizes = execution != "eager"
-        self._rows = torch.zeros(0, dtype=torch.int64, device=device)
-        self._features: Tensor | None = None
+        self._followed: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
     def run_all(self, frame: Frame) -> None:
@@ -76,14 +75,14 @@ class Tracker:
         """
         self.table.age += 1
         count = next(size for size in self._rows_of if size >= live)
-        self._rows, self._features = self._rows[:0], None
+        self._followed = None
         if count:
             held = min(max(held, 1), self._held_of[-1])
             cells = next(size for size in self._held_of if size >= held)
-            self._rows, alive = self.table.live_first(count)
-            shown = self.units.track(encoded, self._rows, alive, cells)
-            self._features = shown.features
-            self._keep(self._rows, shown, frame)
+            rows, alive = self.table.live_first(count)
+            shown = self.units.track(encoded, rows, alive, cells)
+            self._followed = rows, shown.features
+            self._keep(rows, shown, frame)
 
     def prompt(self, encoded: Pictures, frame: Frame, prompt: Prompt, ticket: int) -> None:
         """Apply one checked prompt; the answer is written under `ticket`."""
@@ -140,7 +139,7 @@ class Tracker:
 
     def finish(self, detections: Detections) -> Tracks:
         """End what is gone, and hand on a copy of the slots."""
-        table = self.table
+        table, self._followed = self.table, None
         self._lifecycle.end(table, table.live & (table.age == 0))
         self.core.advance()
         return self._tracks(detections)
@@ -189,11 +188,12 @@ class Tracker:
 
     def _draw(self, encoded: Pictures, frame: Frame, prompt: Prompt, row: Tensor) -> None:
         told = self._upload(prompt, frame)
-        if prompt.action != "correct" or self._features is None:
+        if prompt.action != "correct" or self._followed is None:
             self._keep(row, self.core.begin(encoded, row, told), frame)
             return
-        place = (self._rows == row).byte().argmax(dim=0, keepdim=True)
-        features = self._features.index_select(0, place)
+        rows, features = self._followed
+        place = (rows == row).byte().argmax(dim=0, keepdim=True)
+        features = features.index_select(0, place)
         before = self.table.logits.index_select(0, row)
         self._keep(row, self.core.correct(encoded, row, features, before, told), frame)
 
