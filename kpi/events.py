@@ -14,6 +14,8 @@ DropReason = Literal["mailbox", "stale", "decode", "oom", "stopped"]
 it; `stopped`: in flight when the run ended."""
 
 RefusalReason = Literal["no_slot", "bad_prompt"]
+RecorderStateName = Literal["recording", "paused"]
+DeviceFaultKind = Literal["xid", "ecc", "throttling", "lost"]
 SourceState = Literal["connecting", "streaming", "ended", "failed"]
 
 
@@ -76,6 +78,8 @@ class FramePublished(Event):
     objects: int
     presence: tuple[float, ...] = ()
     """The objects' presence, rounded, in row order."""
+    queue_ms: float | None = None
+    """Of `latency_ms`, what the frame spent waiting between threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +153,53 @@ class DeviceSample(Event):
 
     event: ClassVar[str] = "device_sample"
     gpu: str | None = None
+    """NVML's UUID."""
     gpu_utilization: float | None = None
-    """0..1."""
+    """Share of time in which a kernel ran, 0..1."""
+    gpu_memory_utilization: float | None = None
+    """Share of time in which device memory was read or written, 0..1."""
     gpu_memory_used_bytes: int | None = None
+    gpu_memory_total_bytes: int | None = None
+    gpu_process_memory_bytes: int | None = None
+    """What this process holds of it."""
+    gpu_process_utilization: float | None = None
+    """Share of time in which a kernel of this process ran, 0..1."""
     gpu_power_watts: float | None = None
+    gpu_energy_joules: float | None = None
+    """Since the driver was loaded."""
     gpu_temperature_celsius: float | None = None
+    gpu_sm_clock_hertz: float | None = None
+    gpu_memory_clock_hertz: float | None = None
+    gpu_throttle_reasons: tuple[str, ...] | None = None
+    """NVML's clock event reasons that slow the GPU down now; () is none of them."""
+    gpu_pcie_receive_bytes_per_second: float | None = None
+    gpu_pcie_transmit_bytes_per_second: float | None = None
+    gpu_decoder_utilization: float | None = None
+    """NVDEC, 0..1."""
+    gpu_encoder_utilization: float | None = None
+    """NVENC, 0..1."""
+    gpu_ecc_corrected: int | None = None
+    """Memory errors since the driver was loaded."""
+    gpu_ecc_uncorrected: int | None = None
+    gpu_sm_active: float | None = None
+    """Share of the SMs with work, 0..1: Hopper's GPM."""
+    gpu_dram_active: float | None = None
+    """Share of the peak memory bandwidth, 0..1: Hopper's GPM."""
     process_cpu: float | None = None
     """Cores in use by this process since the last sample."""
     process_rss_bytes: int | None = None
+    process_threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFault(Event):
+    """The GPU reported something wrong."""
+
+    event: ClassVar[str] = "device_fault"
+    gpu: str
+    kind: DeviceFaultKind
+    detail: str
+    """The XID's number, the throttle reason, what NVML said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +216,17 @@ class SubscriberState(Event):
     event: ClassVar[str] = "subscriber_state"
     topic: str
     subscribers: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderState(Event):
+    event: ClassVar[str] = "recorder_state"
+    recorder: str
+    """Which one: "kpi" for this log itself."""
+    state: RecorderStateName
+    reason: str | None = None
+    lost: int = 0
+    """Records not written since the run began."""
 
 
 @dataclass(frozen=True, slots=True)
