@@ -29,6 +29,11 @@ from kpi.prometheus import PrometheusSink
 STAGES = ("grab", "detect", "segment", "pack", "to_host")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
+FULL = DeviceSample(
+        gpu="GPU-1", gpu_utilization=0.5, gpu_memory_used_bytes=1, gpu_power_watts=2.0,
+        gpu_temperature_celsius=3.0, process_cpu=0.5, process_rss_bytes=4,
+)  # fmt: skip
+
 
 def make(source: str = "cam", *, gpu: bool = True) -> PrometheusSink:
     return PrometheusSink(source, STAGES, {"version": "0.1", "torch": "2.15"}, gpu_clock=gpu)
@@ -210,8 +215,7 @@ def test_the_series_are_fixed_and_few() -> None:
     assert {key for key in series(sink) if key[0] not in sometimes} == at_start
     assert value(sink, "kpi_events_ignored_total") == 200 * 8
     sink.write(0.0, published())
-    full = DeviceSample("GPU-1", 0.5, 1, 2.0, 3.0, 0.5, 4)
-    sink.write(0.0, full)
+    sink.write(0.0, FULL)
     assert len(series(sink)) == len(at_start) + 7
     assert len(series(sink)) <= 500
 
@@ -234,7 +238,7 @@ def test_promtool_finds_nothing_to_say() -> None:
     promtool = require("promtool")
     sink = make()
     sink.write(0.0, published())
-    sink.write(0.0, DeviceSample("GPU-1", 0.5, 1, 2.0, 3.0, 0.5, 4))
+    sink.write(0.0, FULL)
     check = subprocess.run(
         [promtool, "check", "metrics"], input=sink.render(), capture_output=True, check=False
     )
