@@ -132,6 +132,29 @@ def test_a_lost_one_is_found_again_in_reach_and_of_its_class() -> None:
     assert wanted(moved, reach=0.1) == 4
 
 
+def test_one_whose_mask_went_astray_is_found_again_where_it_was_detected() -> None:
+    def wanted(unseen: int, **settings: Any) -> int:
+        slots = table(FAR)  # where its mask went
+        slots.told_xyxy[0] = torch.tensor(A)
+        slots.unseen[0] = unseen
+        moved = [side + 30 for side in A]
+        wishes = lifecycle(confirm=1, **settings).associate(seen(moved), slots)
+        return int(wishes.slots[0])
+
+    assert wanted(unseen=1) == 0
+    assert wanted(unseen=0) == 4  # this one is not missed yet
+    assert wanted(unseen=-1) == 4  # somebody's, to be put right by them
+    assert wanted(unseen=2, astray=4) == 4
+    assert wanted(unseen=2, reach=0.1) == 4
+
+
+def test_of_two_detections_the_nearest_finds_a_lost_object() -> None:
+    slots, life = table(A), lifecycle(confirm=1)
+    slots.missing[0] = 5
+    far, near = [[side + by for side in A] for by in (28.0, 9.0)]
+    assert life.associate(seen(far, near), slots).slots.tolist()[:2] == [4, 0]
+
+
 def test_absence_ends_an_object_after_its_time_and_presence_resets_it() -> None:
     slots, life = table(A, B), lifecycle(max_missing_frames=2)
     tracked = slots.live.clone()

@@ -33,6 +33,9 @@ class LifecycleConfig(Section):
     somebody has prompted it; 0: never."""
     reach: float = Field(default=1.0, ge=0)
     """How far from where it was last seen a lost object may be found again, in box diagonals."""
+    astray: int = Field(default=2, ge=1)
+    """Key frames in a row without a detection from which an object whose mask is elsewhere may be
+    found again too."""
     max_missing_frames: int = Field(default=45, ge=1)
     """Frames in a row without presence after which an object ends."""
     max_unseen_key_frames: int = Field(default=15, ge=1)
@@ -82,9 +85,6 @@ class Lifecycle:
         known = overlap * same * present
         matched = mutual_best(known, config.overlap)
         self._tell(table, matched, detections)
-        lost = live & ~present
-        near = centre_distance(detections.boxes_xyxy, boxes) <= config.reach
-        found = near & same & lost[None, :] & detections.valid[:, None]
         # An object with a detection of its own explains another one only where they repeat it.
         own = matched.any(dim=0)
         least = torch.where(own, _REPEATED, config.overlap)
@@ -92,7 +92,10 @@ class Lifecycle:
         # What somebody prompted is theirs to correct.
         ours = table.unseen[:n] >= 0
         drifted = (matched & (shown < config.refresh_below) & ours).any(dim=1)
-        again = found.any(dim=1) & ~taken
+        astray = ours & ~own & (table.unseen[:n] >= config.astray)
+        lost = live & (~present | astray)
+        found = self._found(detections, table, same & lost & ~taken[:, None])
+        again = found.any(dim=1)
         new = detections.valid & ~taken & ~again
         slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))
         wants = drifted | again | new
@@ -113,6 +116,15 @@ class Lifecycle:
         gone |= table.unseen > config.max_unseen_key_frames
         gone |= duplicates(table, config.duplicate)
         table.move_out(gone & table.live)
+
+    def _found(self, detections: Detections, table: SlotTable, may: Tensor) -> Tensor:
+        """bool (K, N): detections near where an object was last seen, each other's nearest."""
+        n, boxes = table.slots, detections.boxes_xyxy
+        shown = centre_distance(boxes, table.boxes_xyxy[:n])
+        told = centre_distance(boxes, table.told_xyxy[:n])
+        near = torch.minimum(shown, told)
+        may &= (near <= self._config.reach) & detections.valid[:, None]
+        return mutual_best(torch.where(may, 1 / (1 + near), 0.0), 1e-6)
 
     def _tell(self, table: SlotTable, matched: Tensor, detections: Detections) -> None:
         n = table.slots
