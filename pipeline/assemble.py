@@ -46,9 +46,10 @@ class Assembly:
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
-        """The consumers of packets, the outside first."""
+        """The consumers of packets: the segmenter, whom a header tells who waits, then those
+        outside."""
         outside = (self.publisher, self.quality, *self.taps)
-        return (*(sink for sink in outside if sink is not None), HeaderReader(self.segmenter))
+        return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
     @property
     def endpoints(self) -> dict[str, str]:

@@ -55,7 +55,7 @@ def seen(*boxes: list[float], classes: tuple[int, ...] = (), score: float = 0.9)
 
 
 def lifecycle(**settings: Any) -> Lifecycle:
-    return Lifecycle(LifecycleConfig(**settings), CPU)
+    return Lifecycle(LifecycleConfig(**{"sure": 1.0} | settings), CPU)
 
 
 def test_a_detection_on_a_mask_wants_nothing_and_gives_its_score() -> None:
@@ -73,6 +73,16 @@ def test_a_new_one_waits_until_confirmed() -> None:
     assert ready == [False, False, True, True]
     life.associate(seen(A), slots)
     assert not life.associate(seen(A, B), slots).ready.any()
+
+
+def test_a_sure_one_begins_at_once_but_a_lost_one_is_confirmed() -> None:
+    life = lifecycle(confirm=2, sure=0.5)
+    assert life.associate(seen(A, score=0.6), table()).ready.tolist() == [True, False, False]
+    assert not life.associate(seen(B, score=0.4), table()).ready.any()
+    slots = table(A)
+    slots.missing[0] = 5
+    moved = [side + 15 for side in A]
+    assert not life.associate(seen(moved, score=0.6), slots).ready.any()
 
 
 def test_it_may_move_while_it_waits_but_not_jump() -> None:

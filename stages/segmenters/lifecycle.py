@@ -24,6 +24,8 @@ class LifecycleConfig(Section):
     confirm: int = Field(default=2, ge=1, le=30)
     """Key frames in a row on which a detection must be there before it begins an object, or
     brings a lost one back."""
+    sure: float = Field(default=0.5, ge=0, le=1)
+    """Score from which a detection begins an object at once; 1: each must be confirmed."""
     births: int = Field(default=4, ge=1, le=16)
     """Most detections that may begin an object on one key frame; as many may refresh one."""
     overlap: float = Field(default=0.3, gt=0, lt=1)
@@ -43,6 +45,14 @@ class LifecycleConfig(Section):
     ends: the mask has gone astray."""
     duplicate: float = Field(default=0.7, gt=0, le=1)
     """Mask IoU from which two objects are one; see `duplicates` for the one that ends."""
+
+
+    @property
+    def unheard(self) -> int:
+        """Births that may be ready on a key frame without having waited on the one before."""
+        if self.confirm == 1:
+            return self.births
+        return int(self.sure < 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +113,9 @@ class Lifecycle:
         # To look again at a known object risks nothing; who somebody is must be confirmed.
         wait = drifted | (wants & (hits >= config.confirm - 1))
         self.waiting.copy_(torch.stack((wait & new, wait & ~new)).sum(dim=1))
-        return Wishes(torch.where(new, n, slot), drifted | (wants & (hits >= config.confirm)))
+        sure = (detections.scores >= config.sure) & (config.sure < 1)
+        confirmed = wants & ((hits >= config.confirm) | (new & sure))
+        return Wishes(torch.where(new, n, slot), drifted | confirmed)
 
     def end(self, table: SlotTable, tracked: Tensor) -> None:
         """Empty the slots of objects that are gone; `tracked` bool (N + 1,): with a new mask."""

@@ -38,7 +38,8 @@ class Header:
 class _Allowed:
     frame_id: int
     births: int
-    prompts: int
+    again: int
+    """By how much the conditioning frames of any one slot may have grown."""
 
 
 class Occupancy:
@@ -48,10 +49,11 @@ class Occupancy:
     plus what was allowed since are never too low. `heed` may be called from another thread.
     """
 
-    def __init__(self, slots: int, births: int, confirm: int) -> None:
-        """`births`: most of either kind that a key frame permits; `confirm` 1: nobody waits."""
+    def __init__(self, slots: int, births: int, unheard: int) -> None:
+        """`births`: most of either kind that a key frame permits; `unheard`: births permitted
+        though no header told of anybody who waits."""
         self._slots, self._births = slots, births
-        self._at_once = confirm == 1
+        self._unheard = min(unheard, births)
         self._header: Header | None = None
         self._allowed: deque[_Allowed] = deque()
         self._epoch = 0
@@ -75,8 +77,9 @@ class Occupancy:
     def held(self) -> int:
         """At least the number of conditioning frames that any slot holds."""
         header = self._current()
-        late = 0 if header is None else header.held
-        return late + sum(each.prompts for each in self._since(header))
+        late, since = 0 if header is None else header.held, self._since(header)
+        new = int(any(each.births for each in since))
+        return max(late, new) + sum(each.again for each in since)
 
     def may_live(self, object_id: int) -> bool:
         """False where no object of that id can be in a slot."""
@@ -93,26 +96,27 @@ class Occupancy:
         header = self._current()
         if header is None or frame_id - header.frame_id > _UNHEARD_FRAMES:
             permit = Permit(self._births, self._births)
+            self._last = frame_id
         else:
             heard = header.frame_id > self._last
             births = header.waiting.births if heard else 0
             permit = Permit(
-                self._births if self._at_once else min(self._births, births),
+                min(self._births, max(births, self._unheard)),
                 min(self._births, header.waiting.looks),
             )
-        if permit.births:
-            self._last = frame_id
+            if births:
+                self._last = frame_id
         if permit.births or permit.looks:
-            self.allow(frame_id, permit.births, permit.births + permit.looks)
+            self.allow(frame_id, permit.births, permit.looks > 0)
         return permit
 
-    def allow(self, frame_id: int, births: int, prompts: int) -> None:
-        """So many objects may begin, and be conditioned, on this frame."""
-        self._allowed.append(_Allowed(frame_id, births, prompts))
+    def allow(self, frame_id: int, births: int, again: bool) -> None:
+        """On this frame so many objects may begin, and others be conditioned once more."""
+        self._allowed.append(_Allowed(frame_id, births, int(again)))
         if len(self._allowed) > 4 * _UNHEARD_FRAMES:  # no header comes: keep the sums, not the list
             births = sum(each.births for each in self._allowed)
-            prompts = sum(each.prompts for each in self._allowed)
-            self._allowed = deque([_Allowed(frame_id, births, prompts)])
+            again = sum(each.again for each in self._allowed)
+            self._allowed = deque([_Allowed(frame_id, births, again)])
 
     def _since(self, header: Header | None) -> deque[_Allowed]:
         """What was allowed after the header's frame; the rest is forgotten."""

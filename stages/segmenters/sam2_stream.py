@@ -71,7 +71,7 @@ class Sam2StreamSegmenter:
         )
         self.tracker = Tracker(core, Lifecycle(config.lifecycle, device), config.execution)
         life = config.lifecycle
-        self._occupancy = Occupancy(config.max_objects, life.births, life.confirm)
+        self._occupancy = Occupancy(config.max_objects, life.births, life.unheard)
         self._queue = PromptQueue()
         self._followed = KeyFrames(config.every)
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
@@ -107,7 +107,8 @@ class Sam2StreamSegmenter:
                 self._emit(ticket, frame.source_id, frame.frame_id)
                 continue
             tracker.prompt(encoded, frame, ticket.prompt, ticket.number)
-            self._occupancy.allow(frame.frame_id, int(ticket.prompt.action == "add"), 1)
+            new = ticket.prompt.action == "add"
+            self._occupancy.allow(frame.frame_id, int(new), again=not new)
         if detections.computed:
             tracker.grow(encoded, detections, self._occupancy.permit(frame.frame_id))
         return self._cleaned(tracker.finish(detections))
