@@ -79,7 +79,9 @@ class FramePublished(Event):
     presence: tuple[float, ...] = ()
     """The objects' presence, rounded, in row order."""
     queue_ms: float | None = None
-    """Of `latency_ms`, what the frame spent waiting between threads."""
+    """Of `latency_ms`, what the frame spent waiting between threads: from the grab (with its
+    upload) to Detect, between the two halves of its way where each has a thread, and from the
+    result's arrival on the host, as far as that was seen, to the publishing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,41 @@ class FrameDropped(Event):
     epoch: int
     frame_id: int
     reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How one second's values lie, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSecond(Event):
+    """The frames of one second, where the log has no line for each; `ts` is that second's end."""
+
+    event: ClassVar[str] = "frame_second"
+    source_id: str
+    epoch: int | None
+    """Of the newest frame that ended; None where none did."""
+    frame_id: int | None
+    """Of the newest frame that ended."""
+    published: int
+    dropped: dict[DropReason, int]
+    """By reason; reasons that did not occur are left out."""
+    mask_outputs: int
+    """How many `sam_mask_output` there were."""
+    objects: int | None = None
+    """In the newest published frame."""
+    objects_max: int | None = None
+    latency_ms: Spread | None = None
+    age_ms: Spread | None = None
+    queue_ms: Spread | None = None
+    stages_ms: dict[str, StageMs] | None = None
+    """Medians."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 from typing import Any, Protocol
 
 from kpi.events import StageMs
@@ -83,16 +83,38 @@ class FrameTimes:
 
     One thread runs the stages; afterwards another may poll and read. A `stage` records on the
     stream that is current in the running thread, so it belongs inside the orchestrator's
-    `torch.cuda.stream(...)`. While a CUDA graph is captured nothing may poll: CUDA forbids it.
+    `torch.cuda.stream(...)`. A stage that replays a CUDA graph is timed around the replay: the
+    marks lie before and behind the graph's launch on that stream, never in it, for a mark that
+    was captured has no time. While a graph is captured nothing may poll: CUDA forbids it.
     """
 
-    __slots__ = ("_host_ms", "_pairs", "_result", "_timer")
+    __slots__ = ("_host_ms", "_pairs", "_queue_ns", "_result", "_timer", "_waits_since_ns")
 
     def __init__(self, timer: StageTimer) -> None:
         self._timer = timer
         self._host_ms: dict[str, float] = {}
         self._pairs: dict[str, EventPair] = {}
         self._result: dict[str, StageMs] | None = None
+        self._queue_ns = 0
+        self._waits_since_ns: int | None = None
+
+    @property
+    def queue_ms(self) -> float:
+        """What the frame spent waiting between threads, milliseconds."""
+        return self._queue_ns / 1e6
+
+    def waits(self, since_ns: int | None = None) -> None:
+        """The frame waits for a thread from `since_ns` (monotonic; None: now) on; nothing
+        changes where it does already."""
+        if self._waits_since_ns is None:
+            self._waits_since_ns = monotonic_ns() if since_ns is None else since_ns
+
+    def goes_on(self, now_ns: int | None = None) -> None:
+        """The wait ends at `now_ns` (monotonic; None: now), where there was one."""
+        if self._waits_since_ns is not None:
+            now_ns = monotonic_ns() if now_ns is None else now_ns
+            self._queue_ns += max(0, now_ns - self._waits_since_ns)
+            self._waits_since_ns = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
