@@ -13,6 +13,9 @@ from kpi.detail import Detail, EveryFrame
 from kpi.events import Event
 from kpi.guarded import EventsLostError
 
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+"""Made once: `json.dumps` would make one a line."""
+
 
 def to_json(value: object) -> str:
     """`value` as one line of standard JSON; NaN and infinities, which JSON has not, become null.
@@ -20,9 +23,9 @@ def to_json(value: object) -> str:
     Raises TypeError for what JSON cannot hold (a tensor, an array).
     """
     try:
-        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(value)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(_finite(value))
 
 
 def _finite(value: object) -> object:

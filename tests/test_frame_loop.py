@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kpi.events import ErrorRaised, FrameDropped, FramePublished
+from kpi.events import ErrorRaised, Event, FrameDropped, FramePublished
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 from kpi.timing import FrameTimes, StageTimer
@@ -234,6 +234,27 @@ def test_a_result_that_is_under_way_does_not_wait() -> None:
     (event,) = events.of(FramePublished)
     assert event.queue_ms is not None
     assert event.latency_ms - event.queue_ms > 15, "twenty polls, 2 ms apart"
+
+
+def test_a_log_that_hangs_costs_no_frame() -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    class Hung(MemorySink):
+        def write(self, ts: float, event: Event) -> None:
+            entered.set()
+            release.wait()
+
+    logger = KpiLogger([Hung()], capacity=10, period_s=0.001)
+    with logger.use():
+        logger.emit(ErrorRaised("test", "the first event, on which it hangs"))
+        assert entered.wait(20)
+        rig = Rig(FakeChain(), FakeSink())
+        grab = rig.run(CountingSource(100))
+    assert rig.errors == []
+    assert grab.grabbed == rig.tally.published == 100
+    assert logger.dropped >= 90, "one event a frame, room for ten"
+    assert not logger.close(timeout=0.1)
+    release.set()
 
 
 def test_a_sink_that_cannot_close_costs_only_its_own() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,12 @@ def test_there_is_an_example_of_every_event_with_every_field() -> None:
 def test_every_event_fits(tmp_path: Path, event: Event) -> None:
     (line,) = written(tmp_path / "kpi.jsonl", event)
     assert [error.message for error in VALIDATOR.iter_errors(line)] == []
+
+
+@pytest.mark.parametrize("event", [*FULL, *BARE], ids=lambda event: event.event)
+def test_an_event_is_its_fields(event: Event) -> None:
+    known = {name: value for name, value in asdict(event).items() if value is not None}
+    assert repr(event.as_dict()) == repr({"event": event.event, **known}), "NaN equals nothing"
 
 
 @pytest.mark.parametrize("event", FULL, ids=lambda event: event.event)
