@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 
 _READINGS = 3
+_JITTER_NS = 1_000_000
+"""Two readings of the same two clocks may differ so much; to follow that would be a flicker."""
 
 
 class AnchoredClock:
@@ -35,7 +37,9 @@ class AnchoredClock:
         now = self._monotonic_ns()
         offset, at = self._anchor
         if now - at >= self._anchor_ns:
-            offset, _ = self._anchor = self._read()
+            fresh, at = self._read()
+            offset = fresh if abs(fresh - offset) > _JITTER_NS else offset
+            self._anchor = offset, at
         return (offset + now) / 1e9
 
     def _read(self) -> tuple[int, int]:

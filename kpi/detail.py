@@ -86,23 +86,29 @@ class EverySecond:
 
     def lines(self, ts: float, event: Event) -> Iterator[tuple[float, Event]]:
         second = math.floor(ts)
-        over = self._second is not None and second > self._second
-        if over or isinstance(event, RunFinished):
-            yield from self.rest()
+        if not self._is_open(second) or isinstance(event, RunFinished):
+            yield from self._close(ts)
         if not isinstance(event, _PER_FRAME):
             yield ts, event
             return
-        # An event can come a little late: it then counts for the second that is open.
-        self._second = second if self._second is None else max(second, self._second)
+        self._second = second if self._second is None else self._second
         source = getattr(event, "source_id", self._source_id)
         self._gathered.setdefault(source, _Second()).add(event)
 
     def rest(self) -> Iterator[tuple[float, Event]]:
+        yield from self._close(math.inf)
+
+    def _is_open(self, second: int) -> bool:
+        """Whether what comes in `second` still counts for the open one: so does what is a little
+        late, but not what comes after the clock was set back."""
+        return self._second is None or self._second - 1 <= second <= self._second
+
+    def _close(self, now: float) -> Iterator[tuple[float, Event]]:
         gathered, self._gathered = self._gathered, {}
         second, self._second = self._second, None
         for source, frames in gathered.items():
             if second is not None:
-                yield second + 1.0, frames.event(source)
+                yield min(second + 1.0, now), frames.event(source)
 
 
 class _Second:

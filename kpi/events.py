@@ -123,7 +123,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class FrameSecond(Event):
-    """The frames of one second, where the log has no line for each; `ts` is that second's end."""
+    """The frames of one second, where the log has no line for each; `ts` is its end, or the
+    run's."""
 
     event: ClassVar[str] = "frame_second"
     source_id: str

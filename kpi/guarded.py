@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, Protocol
 
-from kpi.events import ErrorRaised, Event, RecorderState
+from kpi.events import ErrorRaised, Event, RecorderState, RecorderStateName
 
 P = ParamSpec("P")
 Batch = Sequence[tuple[float, Event]]
@@ -46,10 +46,12 @@ class Guarded:
     """A sink whose failures stop neither the run nor the other sinks.
 
     An outage lasts from the first failing call to the first flush after a batch without one; it
-    is told when it begins and when it ends. Flushes at most every `flush_s` seconds.
+    is told when it begins and when it ends, through `tell` (an event, and the same for a person).
+    A recorder whose flush fails is paused: it rests before it tries again. Flushes at most every
+    `flush_s` seconds.
     """
 
-    def __init__(self, sink: EventSink, tell: Callable[[Event], None], flush_s: float) -> None:
+    def __init__(self, sink: EventSink, tell: Callable[[Event, str], None], flush_s: float) -> None:
         self.name = type(sink).__name__
         self.lost = 0
         """Records that did not get through."""
@@ -61,14 +63,15 @@ class Guarded:
         self._held = 0
         self._refused = False
         self._failure: str | None = None
+        self._paused = False
 
     def take(self, batch: Batch) -> None:
         """Write a batch, and flush where that is due."""
         if time.monotonic() < self._retry_at:
             self.lost += len(batch)
             return
-        refused = [self._error(self._sink.write, ts, event) for ts, event in batch]
-        errors = [error for error in refused if error is not None]
+        tried = [self._error(self._sink.write, ts, event) for ts, event in batch]
+        errors = [error for error in tried if error is not None]
         self._held += len(batch) - len(errors)
         self._refused = bool(errors)
         if errors:
@@ -95,30 +98,33 @@ class Guarded:
         held, self._held = self._held, 0
         self._flush_at = time.monotonic() + self._flush_s
         error = self._error(self._sink.flush)
-        if error is not None:
-            self._lose(held, error)
-        elif self._failure is not None and not self._refused:
-            reason, self._failure = self._failure, None
-            self._tell(self._working(reason))
-
-    def _lose(self, count: int, error: Exception) -> None:
-        said = error.count if isinstance(error, EventsLostError) else None
-        self.lost += count if said is None else said
-        if self._recorder is not None:
+        if error is None:
+            self._works_again()
+            return
+        pauses = self._recorder is not None
+        if pauses:
             self._retry_at = time.monotonic() + _RETRY_S
-        if self._failure is None:
-            self._failure = str(error) if said is not None else f"{type(error).__name__}: {error}"
-            self._tell(self._failing(self._failure))
+        self._lose(held, error, pauses=pauses)
 
-    def _failing(self, reason: str) -> Event:
-        if self._recorder is not None:
-            return RecorderState(self._recorder, "paused", reason, self.lost)
-        return ErrorRaised(f"kpi.{self.name}", reason)
+    def _lose(self, count: int, error: Exception, *, pauses: bool = False) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, EventsLostError):
+            count, reason = error.count, str(error)
+        self.lost += count
+        if self._failure is None or (pauses and not self._paused):
+            self._failure, self._paused = reason, pauses
+            self._say(reason, "paused", reason)
 
-    def _working(self, reason: str) -> Event:
-        if self._recorder is not None:
-            return RecorderState(self._recorder, "recording", reason, self.lost)
-        return ErrorRaised(f"kpi.{self.name}", f"works again; {self.lost} events lost so far")
+    def _works_again(self) -> None:
+        if self._failure is not None and not self._refused:
+            self._say(f"works again; {self.lost} events lost so far", "recording", self._failure)
+            self._failure, self._paused = None, False
+
+    def _say(self, text: str, state: RecorderStateName, reason: str) -> None:
+        event: Event = ErrorRaised(f"kpi.{self.name}", text)
+        if self._paused and self._recorder is not None:
+            event = RecorderState(self._recorder, state, reason, self.lost)
+        self._tell(event, f"{self.name}: {text}")
 
     @staticmethod
     def _error(call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Exception | None:

@@ -122,8 +122,8 @@ class KpiLogger:
         with self._count_lock:
             self._dropped += count
 
-    def _report(self, event: Event) -> None:
-        _log.warning("kpi: %s", event)
+    def _report(self, event: Event, text: str) -> None:
+        _log.warning("kpi: %s", text)
         # Straight into the queue: neither a full one nor the closing may hide an outage.
         self._queue.append((self._clock(), event))
 

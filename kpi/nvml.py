@@ -26,7 +26,6 @@ T = TypeVar("T")
 
 LOST = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 THROTTLE_REASONS = (
-    (0x002, "applications_clocks_setting"),
     (0x004, "sw_power_cap"),
     (0x008, "hw_slowdown"),
     (0x010, "sync_boost"),
@@ -36,7 +35,8 @@ THROTTLE_REASONS = (
     (0x200, "board_limit"),
     (0x400, "reliability"),
 )
-"""(bit of NVML's clock event reasons, name); being idle and a display's clocks are left out."""
+"""(bit of NVML's clock event reasons, name); being idle, and clocks that somebody or a display
+asked for, are left out."""
 
 
 def open_nvml(
@@ -58,7 +58,7 @@ def open_nvml(
         return None
     try:
         return NvmlGpu(nvml, (uuid_of or _torch_uuid)(device_index))
-    except pynvml.NVMLError as error:
+    except Exception as error:  # whatever it is, a run is worth more than its figures
         nvml.nvmlShutdown()
         _log.warning("kpi: no GPU figures: NVML does not know cuda:%d: %s", device_index, error)
         return None

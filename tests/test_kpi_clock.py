@@ -62,6 +62,15 @@ def test_over_days_it_does_not_drift() -> None:
     assert clocks.unix / S - unanchored > 20, "negative control: one anchor would be 26 s off"
 
 
+def test_anchoring_anew_turns_no_clock_back_by_a_hair() -> None:
+    clocks = Clocks()
+    now = clock(clocks)
+    before = now()
+    clocks.unix -= 400_000
+    clocks.pass_s(60)
+    assert now() - before == pytest.approx(60, abs=1e-7)
+
+
 def test_an_interrupted_reading_is_not_the_anchor() -> None:
     clocks = Clocks()
     clocks.stalls = 2

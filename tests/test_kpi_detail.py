@@ -106,7 +106,16 @@ def test_each_source_has_its_own_line() -> None:
 
 def test_the_last_second_is_told_before_the_run_has_finished() -> None:
     told = through(EverySecond("cam"), [(1.0, published(0)), (1.5, FINISHED)])
-    assert [event.event for _, event in told] == ["frame_second", "run_finished"]
+    assert [(ts, event.event) for ts, event in told] == [
+        (1.5, "frame_second"),
+        (1.5, "run_finished"),
+    ]
+
+
+def test_a_clock_that_is_set_back_holds_up_nothing() -> None:
+    times = [100.1, 100.2, 40.3, 40.4, 41.5]
+    told = through(EverySecond("cam"), [(ts, published(n)) for n, ts in enumerate(times)])
+    assert [event.published for _, event in told if isinstance(event, FrameSecond)] == [2, 2, 1]
 
 
 def test_predictions_alone_name_no_frame() -> None:

@@ -25,7 +25,7 @@ def opened(nvml: NvmlPlayer) -> NvmlGpu:
 
 def test_every_figure_is_told_in_base_units() -> None:
     nvml = NvmlPlayer()
-    nvml.throttling = 0x1 | 0x4 | 0x20
+    nvml.throttling = 0x1 | 0x2 | 0x4 | 0x20 | 0x100
     gpu = opened(nvml)
     gpu.read()
     nvml.uses = [Use(os.getpid(), 30, 10), Use(1, 40, 90), Use(os.getpid(), 40, 30)]
@@ -212,6 +212,16 @@ def test_a_gpu_that_nvml_does_not_know_has_no_figures(caplog: pytest.LogCaptureF
     assert open_nvml(3, nvml=nvml, uuid_of=lambda index: "MIG-x") is None
     assert "does not know cuda:3" in caplog.text
     assert nvml.calls[-1] == "nvmlShutdown"
+
+
+def test_a_torch_that_knows_no_uuid_costs_only_the_figures(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def unknown(index: int) -> str:
+        raise AttributeError("uuid")
+
+    assert open_nvml(0, nvml=NvmlPlayer(), uuid_of=unknown) is None
+    assert "uuid" in caplog.text
 
 
 def test_without_a_driver_there_are_no_gpu_figures(caplog: pytest.LogCaptureFixture) -> None:

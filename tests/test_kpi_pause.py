@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from kpi_lines import event, files_limited_to, read
 
-from kpi.events import RecorderState, SubscriberState
+from kpi.events import ErrorRaised, RecorderState, SubscriberState
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
@@ -141,3 +141,17 @@ def test_a_paused_log_rests_between_two_tries(monkeypatch: pytest.MonkeyPatch) -
         assert logger.close(timeout=30)
     assert 1 <= len(writes) <= 3, "one, and at the end the last lines are tried whatever was"
     assert len([at for at in writes if at - begin < 0.4]) == 1
+
+
+def test_an_event_that_cannot_be_written_pauses_nothing(tmp_path: Path) -> None:
+    """It is a mistake of ours, told as an error; the events around it are written."""
+    logger = KpiLogger([JsonlSink(tmp_path / "kpi.jsonl"), told := MemorySink()])
+    logger.emit(event(1))
+    logger.emit(SubscriberState("result/cam", object()))  # type: ignore[arg-type]
+    logger.emit(event(2))
+    assert logger.close(timeout=30)
+    assert told.of(RecorderState) == []
+    assert "TypeError" in told.of(ErrorRaised)[0].message
+    assert logger.lost["JsonlSink"] == 1
+    lines = read(tmp_path / "kpi.jsonl")
+    assert [line["subscribers"] for line in lines if "subscribers" in line] == [1, 2]
