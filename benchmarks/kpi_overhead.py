@@ -187,6 +187,7 @@ def main() -> None:
     made.add_argument("--objects", type=int, default=8)
     made.add_argument("--rounds", type=int, help="blocks of each kind")
     options = made.parse_args()
+    torch.set_num_threads(1)  # a core for the loop, one for the logger's thread
     rounds = options.rounds or (6 if options.quick else 40)
     with arms(options.objects) as found:
         for number in range(rounds):
