@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES
 from pipeline.config_errors import explain
+from pipeline.http_config import HttpConfig
 from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
 from stages.errors import ConfigError
@@ -54,20 +55,14 @@ class GrabConfig(Section):
     """Pictures that may wait under `every`."""
 
 
-class HttpConfig(Section):
-    """Where /metrics, /livez, /readyz and /status are served."""
-
-    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
-    port: int = Field(default=9108, ge=0, le=65535)
-    """0 takes a free one."""
-
-
 class KpiConfig(Section):
     """What is written to kpi.jsonl and sampled beside the run."""
 
     device_interval_s: float = Field(default=1.0, ge=0.05, le=3600)
     max_file_bytes: int = Field(default=64 << 20, ge=1 << 16)
     keep_files: int = Field(default=4, ge=1, le=100)
+    latency_budget_ms: float | None = Field(default=100.0, gt=0, le=1000)
+    """Grab to packet, for 99 of 100 frames; an alert compares. null: nothing is promised."""
 
 
 class PreviewConfig(Section):

@@ -14,6 +14,7 @@ from kpi import emit
 from kpi.events import FramePublished, StageMs
 from kpi.timing import FrameTimes
 from pipeline.chain import Pending
+from pipeline.health import Heartbeat
 from pipeline.tally import FrameName, Tally
 from stages.base import Sink
 from stages.packets import HostPacket
@@ -38,6 +39,7 @@ class Egress:
     """
 
     def __init__(self, sinks: Sequence[Sink], tally: Tally) -> None:
+        self.heart = Heartbeat("egress")
         self._sinks = tuple(sinks)
         self._tally = tally
         self._queue: queue.SimpleQueue[_InFlight] = queue.SimpleQueue()
@@ -80,6 +82,7 @@ class Egress:
     def _run(self) -> None:
         try:
             while not self._is_over():
+                self.heart.beat()
                 self._take()
                 while self._waiting and self._is_done(self._waiting[0]):
                     self._publish(self._waiting[0])
@@ -89,6 +92,7 @@ class Egress:
         except BaseException as error:
             self._error = error
         finally:
+            self.heart.rest()
             for sink in self._sinks:
                 sink.close()
 

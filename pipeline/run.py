@@ -74,8 +74,10 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
     write_json(folder.endpoints, parts.endpoints)
     for name, endpoint in parts.endpoints.items():
         console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
+    if config.http is not None and config.http.open_to_all:
+        console.print("http: insecure_bind: whoever reaches it may read it", style="yellow")
     sink = JsonlSink(folder.kpi, max_bytes=config.kpi.max_file_bytes, keep=config.kpi.keep_files)
-    logger = KpiLogger([sink, parts.metrics])
+    logger = KpiLogger([sink, parts.metrics, parts.status.health])
     try:
         with logger.use():
             emit(_run_started(parts))
@@ -118,6 +120,7 @@ class _Frames:
             plan,
             parts.taps,
         )
+        parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
 
     def run(self, stop: threading.Event, console: Console) -> RunFacts:
         """Let frames flow until the end, an error or `stop`; account for every one of them."""

@@ -14,7 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import kpi.http
-from kpi.http import HttpServer, _cached
+from kpi.http import HttpServer
+from kpi.http_app import cached
 from kpi.prometheus import PrometheusSink
 
 
@@ -88,7 +89,7 @@ def test_head_is_get_without_the_body(server: HttpServer) -> None:
 
 def test_metrics_are_rendered_anew_once_they_are_old() -> None:
     now, made = 100.0, iter([b"first", b"second"])
-    get = _cached(lambda: next(made), 0.25, clock=lambda: now)
+    get = cached(lambda: next(made), 0.25, clock=lambda: now)
     assert get() == b"first"
     now = 100.2
     assert get() == b"first"
