@@ -30,12 +30,15 @@ GAUGES = (
 )
 """(metric, field of `DeviceSample`, help)."""
 THROTTLE_REASONS = (
+    "applications_clocks_setting",
     "sw_power_cap",
     "hw_slowdown",
     "sync_boost",
     "sw_thermal_slowdown",
     "hw_thermal_slowdown",
     "hw_power_brake_slowdown",
+    "board_limit",
+    "reliability",
     "other",
 )
 """NVML's names; one that is not here counts as `other`."""

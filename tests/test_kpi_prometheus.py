@@ -64,7 +64,7 @@ FULL = DeviceSample(
     process_threads=9,
 )
 """A GPU that tells everything."""
-FULL_SERIES = 3 + 14 + 7 + 2 + 2 + 1
+FULL_SERIES = 3 + 14 + len(THROTTLE_REASONS) + 2 + 2 + 1
 """Of the process; gauges, throttle reasons, PCIe, ECC and energy of the GPU."""
 EXPECTED = Expectations(latency_budget_s=0.05, subscribers=2)
 
