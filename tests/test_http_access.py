@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
+from test_signals import write_config
+from tiny_sam2 import write_model
 
 from kpi.http import HttpServer
 from kpi.prometheus import PrometheusSink
 from pipeline.chain import RESIDENT_STAGES
+from pipeline.config import load_config
 from pipeline.health import Health
 from pipeline.http_config import HttpConfig, is_loopback
+from pipeline.run import RunOptions, start
 from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
@@ -109,6 +114,18 @@ def test_beyond_loopback_without_a_token_only_if_told_so(stack: ExitStack) -> No
 def test_what_only_this_machine_reaches(host: str, local: bool) -> None:
     assert is_loopback(host) is local
     assert HttpConfig(host=host, insecure_bind=True).open_to_all is not local
+
+
+@pytest.mark.parametrize(("host", "told"), [("0.0.0.0", True), ("127.0.0.1", False)])  # noqa: S104
+def test_a_run_that_anyone_may_read_says_so(tmp_path: Path, host: str, told: bool) -> None:
+    write_config(tmp_path, write_model(tmp_path))
+    settings = [f"http.host={host}", "http.insecure_bind=true", "preview=null"]
+    with (tmp_path / "log.txt").open("w") as log:
+        options = RunOptions(frames=2, out=tmp_path / "out")
+        config = load_config(str(tmp_path / "c.yaml"), settings)
+        assert start(config, options, Console(file=log)) == 0
+    warned = "whoever reaches it may read it" in (tmp_path / "log.txt").read_text()
+    assert warned is told
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_no_stranger_costs_a_frame(attacked: Attacked) -> None:
                 assert attacked.status()["not_live"] is None
     assert {b"400", b"405", b"421"} <= answers
     after = attacked.status()
-    assert after["not_ready"] is None
+    assert (after["not_ready"], after["source_state"]) == (None, "streaming")
     assert after["published"] > before["published"]
     assert attacked.get("/livez") == b'{"live":true}\n'
     assert attacked.names() == names
