@@ -30,7 +30,6 @@ GAUGES = (
 )
 """(metric, field of `DeviceSample`, help)."""
 THROTTLE_REASONS = (
-    "applications_clocks_setting",
     "sw_power_cap",
     "hw_slowdown",
     "sync_boost",

@@ -7,11 +7,11 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kpi import emit
-from kpi.events import FramePublished, StageMs
+from kpi.events import FramePublished
 from kpi.timing import FrameTimes
 from pipeline.chain import Pending
 from pipeline.health import Heartbeat
@@ -123,7 +123,6 @@ class Egress:
 
     def _account(self, packet: HostPacket, times: FrameTimes, now_ns: int) -> None:
         info, stages = packet.info, times.stages_ms()
-        latency_ms = (now_ns - info.grabbed_ns) / 1e6
         age_ms = (time.monotonic_ns() - info.captured_ns) / 1e6
         objects = len(packet.object_ids)
         self._tally.publish(info.grabbed_ns, now_ns, age_ms, stages, objects)
@@ -132,16 +131,10 @@ class Egress:
                 source_id=info.source_id,
                 epoch=info.epoch,
                 frame_id=info.frame_id,
-                latency_ms=round(latency_ms, 3),
+                latency_ms=round((now_ns - info.grabbed_ns) / 1e6, 3),
                 age_ms=round(age_ms, 3),
                 stages_ms=stages,
                 objects=objects,
                 presence=tuple(round(float(value), 3) for value in packet.presence),
-                queue_ms=round(max(0.0, latency_ms - _worked_ms(stages)), 3),
             )
         )
-
-
-def _worked_ms(stages: Mapping[str, StageMs]) -> float:
-    """What the stages took; a GPU's time covers the host's, which only hands it the work."""
-    return sum(ms.host if ms.gpu is None else ms.gpu for ms in stages.values())
