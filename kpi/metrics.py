@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client import (
@@ -13,10 +14,9 @@ from prometheus_client import (
     Info,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
-from kpi.events import DeviceSample, DropReason
+from kpi.events import DeviceFaultKind, DropReason, RefusalReason
+from kpi.sometimes import SometimesKnown
 
 SECONDS = (
     *(0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.0125, 0.0167, 0.02, 0.025),
@@ -31,15 +31,18 @@ EXITS = (
 """(direction, where) of the named copies between host and device."""
 TOPICS = ("result", "state", "kpi", "frame")
 """What stands before the slash of a topic."""
-DEVICE_GAUGES = (
-    ("gpu_utilization_ratio", "gpu_utilization", "Share of time in which a kernel ran."),
-    ("gpu_memory_used_bytes", "gpu_memory_used_bytes", "Memory in use on the GPU."),
-    ("gpu_power_watts", "gpu_power_watts", "Power drawn by the GPU."),
-    ("gpu_temperature_celsius", "gpu_temperature_celsius", "Temperature of the GPU."),
-    ("process_cpu_cores", "process_cpu", "Cores in use by this process."),
-    ("process_resident_memory_bytes", "process_rss_bytes", "Resident memory of this process."),
-)
-"""(metric, field of `DeviceSample`, help)."""
+ACTIONS = ("add", "reinit", "correct", "remove", "reset")
+"""What a prompt may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """What the configuration promises, exported so that an alert can compare."""
+
+    latency_budget_s: float | None = None
+    """Grab to packet; None: nothing is promised."""
+    subscribers: int = 0
+    """Of the results, that should be there."""
 
 
 class Metrics:
@@ -54,11 +57,14 @@ class Metrics:
         clocks: tuple[str, ...],
         build: Mapping[str, str],
         sometimes: SometimesKnown,
+        expected_subscribers: int,
     ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._make_frames(source, stages, clocks)
-        self._make_transport(source)
+        self._make_objects(source)
+        self._make_transport(source, expected_subscribers)
+        self._make_health(source)
         Info("maskstream_build", "Versions.", registry=self.registry).info(dict(build))
         self.registry.register(sometimes)
 
@@ -76,25 +82,47 @@ class Metrics:
         )
         self.grab_to_packet = span.labels(source, "grab_to_packet")
         self.capture_to_publish = span.labels(source, "capture_to_publish")
+        self.queue = span.labels(source, "queue")
+
+    def _make_objects(self, source: str) -> None:
         self.objects = self._gauge("objects", "In the newest frame.", "source").labels(source)
         self.presence = self._histogram(
             "object_presence", "Probability of being in view.", PROBABILITIES, "source"
         ).labels(source)
+        added = self._counter("objects_added", "Objects that began.", "source")
+        self.objects_added = added.labels(source)
+        ended = self._counter("objects_dropped", "Objects that ended.", "source")
+        self.objects_dropped = ended.labels(source)
+        refused = self._counter("objects_refused", "Objects refused.", "source", "reason")
+        self.refused = {why: refused.labels(source, why) for why in get_args(RefusalReason)}
+        prompts = self._counter("prompts", "Prompts answered.", "source", "action", "outcome")
+        self.prompts = {
+            (action, outcome): prompts.labels(source, action, outcome)
+            for action in ACTIONS
+            for outcome in ("applied", "refused")
+        }
 
-    def _make_transport(self, source: str) -> None:
+    def _make_transport(self, source: str, expected_subscribers: int) -> None:
         copies = self._counter("host_copies", "Copies at an exit.", "direction", "where")
         self.copies = {exit_: copies.labels(*exit_) for exit_ in EXITS}
         sizes = self._counter("host_copy_bytes", "Bytes copied there.", "direction", "where")
         self.copy_bytes = {exit_: sizes.labels(*exit_) for exit_ in EXITS}
-        self.up = self._gauge("source_up", "1 while streaming.", "source").labels(source)
-        reconnects = self._counter("source_reconnects", "Times the source came back.", "source")
-        self.reconnects = reconnects.labels(source)
         subscribers = self._gauge("subscribers", "Subscribers of a topic.", "source", "topic")
         self.subscribers = {topic: subscribers.labels(source, topic) for topic in TOPICS}
+        expected = self._gauge("subscribers_expected", "That should be there.", "source")
+        expected.labels(source).set(expected_subscribers)
         packets = self._counter("packets_sent", "Packets handed to the transport.", "source")
         self.packets = packets.labels(source)
         sent = self._counter("packet_bytes", "Bytes handed to the transport.", "source")
         self.packet_bytes = sent.labels(source)
+
+    def _make_health(self, source: str) -> None:
+        self.up = self._gauge("source_up", "1 while streaming.", "source").labels(source)
+        reconnects = self._counter("source_reconnects", "Times the source came back.", "source")
+        self.reconnects = reconnects.labels(source)
+        faults = self._counter("gpu_faults", "Faults that the GPU reported.", "kind")
+        self.faults = {kind: faults.labels(kind) for kind in get_args(DeviceFaultKind)}
+        self.errors = self._counter("errors", "Errors told as events.")
         self.dropped_events = self._counter("kpi_events_dropped", "Events never queued.")
         self.ignored = self._counter("kpi_events_ignored", "Event values without a series.")
 
@@ -109,35 +137,3 @@ class Metrics:
     ) -> Histogram:
         name = f"maskstream_{name}"
         return Histogram(name, text, labels, registry=self.registry, buckets=bounds)
-
-
-class SometimesKnown(Collector):
-    """The gauges that are left out while their value is unknown: absent is not 0.
-
-    `clock` is monotonic seconds.
-    """
-
-    def __init__(self, source: str, clock: Callable[[], float]) -> None:
-        self.device: DeviceSample | None = None
-        self._source = source
-        self._clock = clock
-        self._captured: float | None = None
-
-    def frame_published(self, age_s: float) -> None:
-        """Note that a frame captured `age_s` seconds ago was published now."""
-        self._captured = self._clock() - age_s
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        text = "Time since the capture of the newest result."
-        age = GaugeMetricFamily("maskstream_frame_age_seconds", text, labels=("source",))
-        if self._captured is not None:
-            age.add_metric((self._source,), self._clock() - self._captured)
-        yield age
-        sample = self.device or DeviceSample()
-        for name, field, text in DEVICE_GAUGES:
-            labels = {"gpu": sample.gpu or ""} if name.startswith("gpu_") else {}
-            family = GaugeMetricFamily(f"maskstream_{name}", text, labels=tuple(labels))
-            value = getattr(sample, field)
-            if value is not None:
-                family.add_metric(tuple(labels.values()), value)
-            yield family

@@ -10,19 +10,28 @@ from typing import TypeVar
 from prometheus_client import Histogram, generate_latest
 
 from kpi.events import (
+    DeviceFault,
     DeviceSample,
+    ErrorRaised,
     Event,
     FrameDropped,
     FramePublished,
     HostCopies,
+    ObjectAdded,
+    ObjectDropped,
+    ObjectRefused,
     PacketsSent,
+    PromptEnded,
+    RecorderState,
     SourceStateChanged,
     SubscriberState,
 )
 from kpi.logger import EventsDropped
-from kpi.metrics import Metrics, SometimesKnown
+from kpi.metrics import Expectations, Metrics
+from kpi.sometimes import RECORDERS, SometimesKnown
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NOTHING_EXPECTED = Expectations()
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -31,10 +40,11 @@ class PrometheusSink:
     """Turns the events of one source into metrics.
 
     The series are made here and none is added later: an event of another source, or an unknown
-    stage, topic or exit, is counted as ignored. Only gauges whose value may be unknown (frame
-    age, process, GPU) are absent until it is known. `stages` are the keys that
-    `FramePublished.stages_ms` will have; `gpu_clock` adds the series of their GPU times; `build`
-    becomes the labels of `build_info`; `clock` is monotonic seconds.
+    stage, topic, exit, action or recorder, is counted as ignored. Only what may be unknown (frame
+    age, latency budget, recorders, process, GPU) is absent until it is known. `stages` are the keys
+    that `FramePublished.stages_ms` will have; `gpu_clock` adds the series of their GPU times;
+    `build` becomes the labels of `build_info`; `expected` is exported for alerts; `clock` is
+    monotonic seconds.
     """
 
     def __init__(
@@ -44,12 +54,15 @@ class PrometheusSink:
         build: Mapping[str, str],
         *,
         gpu_clock: bool = False,
+        expected: Expectations = NOTHING_EXPECTED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         clocks = ("host", "gpu") if gpu_clock else ("host",)
         self._source_id = source_id
-        self._sometimes = SometimesKnown(source_id, clock)
-        self._metrics = Metrics(source_id, stages, clocks, build, self._sometimes)
+        self._sometimes = SometimesKnown(source_id, clock, expected.latency_budget_s)
+        self._metrics = Metrics(
+            source_id, stages, clocks, build, self._sometimes, expected.subscribers
+        )
         self._dropped = 0
         self._streaming = self._has_streamed = False
 
@@ -67,18 +80,14 @@ class PrometheusSink:
             case FrameDropped():
                 self._metrics.outcomes["dropped"].inc()
                 self._metrics.drops[event.reason].inc()
-            case HostCopies():
-                self._host_copies(event)
+            case ObjectAdded() | ObjectDropped() | ObjectRefused() | PromptEnded():
+                self._objects(event)
+            case HostCopies() | PacketsSent() | SubscriberState():
+                self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
-            case SubscriberState():
-                if gauge := self._find(self._metrics.subscribers, event.topic.partition("/")[0]):
-                    gauge.set(event.subscribers)
-            case PacketsSent():
-                self._metrics.packets.inc(event.packets)
-                self._metrics.packet_bytes.inc(event.packet_bytes)
-            case DeviceSample():
-                self._sometimes.device = event
+            case DeviceSample() | DeviceFault() | RecorderState() | ErrorRaised():
+                self._health(event)
             case EventsDropped():
                 self._metrics.dropped_events.inc(event.dropped - self._dropped)
                 self._dropped = event.dropped
@@ -98,6 +107,8 @@ class PrometheusSink:
         self._sometimes.frame_published(event.age_ms / 1e3)
         _observe_ms(metrics.grab_to_packet, event.latency_ms)
         _observe_ms(metrics.capture_to_publish, event.age_ms)
+        if event.queue_ms is not None:
+            _observe_ms(metrics.queue, event.queue_ms)
         for stage, ms in event.stages_ms.items():
             for clock, value in (("host", ms.host), ("gpu", ms.gpu)):
                 if value is not None and (series := self._find(metrics.stages, (stage, clock))):
@@ -106,11 +117,47 @@ class PrometheusSink:
             if not math.isnan(logit):
                 metrics.presence.observe(_sigmoid(logit))
 
-    def _host_copies(self, event: HostCopies) -> None:
-        where = (event.direction, event.where)
-        if copies := self._find(self._metrics.copies, where):
-            copies.inc(event.copies)
-            self._metrics.copy_bytes[where].inc(event.copied_bytes)
+    def _objects(self, event: ObjectAdded | ObjectDropped | ObjectRefused | PromptEnded) -> None:
+        metrics = self._metrics
+        match event:
+            case ObjectAdded():
+                metrics.objects_added.inc()
+            case ObjectDropped():
+                metrics.objects_dropped.inc()
+            case ObjectRefused():
+                metrics.refused[event.reason].inc()
+            case PromptEnded():
+                outcome = "applied" if event.reason is None else "refused"
+                if prompts := self._find(metrics.prompts, (event.action, outcome)):
+                    prompts.inc()
+
+    def _transport(self, event: HostCopies | PacketsSent | SubscriberState) -> None:
+        metrics = self._metrics
+        match event:
+            case HostCopies():
+                where = (event.direction, event.where)
+                if copies := self._find(metrics.copies, where):
+                    copies.inc(event.copies)
+                    metrics.copy_bytes[where].inc(event.copied_bytes)
+            case PacketsSent():
+                metrics.packets.inc(event.packets)
+                metrics.packet_bytes.inc(event.packet_bytes)
+            case SubscriberState():
+                if gauge := self._find(metrics.subscribers, event.topic.partition("/")[0]):
+                    gauge.set(event.subscribers)
+
+    def _health(self, event: DeviceSample | DeviceFault | RecorderState | ErrorRaised) -> None:
+        match event:
+            case DeviceSample():
+                self._sometimes.device = event
+            case DeviceFault():
+                self._metrics.faults[event.kind].inc()
+            case ErrorRaised():
+                self._metrics.errors.inc()
+            case RecorderState() if event.recorder in RECORDERS:
+                self._sometimes.recorder(event)
+            case RecorderState():
+                self._metrics.ignored.inc()
 
     def _source_state(self, event: SourceStateChanged) -> None:
         was_streaming, self._streaming = self._streaming, event.state == "streaming"

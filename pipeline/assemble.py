@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kpi.http import HttpServer
+from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain, build_publisher
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
@@ -15,14 +16,16 @@ from pipeline.config import RunConfig
 from pipeline.film import Film
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
+from pipeline.health import Health
+from pipeline.http_config import HttpConfig
 from pipeline.orchestrator import warm_up
 from pipeline.preview import Preview
 from pipeline.quality import QualityCheck
+from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import Segmenter, Sink, Source, TruthSource
-from stages.errors import HttpError
 from stages.sinks.zmq_publisher import ZmqPublisher
 
 
@@ -73,11 +76,15 @@ def assemble(
     source = SOURCES.create(config.source)
     stack.callback(source.close)
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
-    status = RunStatus(config.name, source.source_id, tally)
+    status = RunStatus(config.name, source.source_id, tally, _health(config, tally))
     metrics = PrometheusSink(
-        source.source_id, tuple(tally.host_ms), versions(), gpu_clock=device.type == "cuda"
+        source.source_id,
+        tuple(tally.host_ms),
+        versions(),
+        gpu_clock=device.type == "cuda",
+        expected=_expected(config),
     )
-    http = _serve(config, metrics, status, stack)
+    http = serve(config.http, metrics, status, stack)
     detector = DETECTORS.create(config.detector, device)
     classes = detector.class_names
     segmenter = SEGMENTERS.create(config.segmenter, device, len(classes))
@@ -115,21 +122,14 @@ def _taps(
     return picture, Film(folder.film, config.preview.film_frames, names)
 
 
-def _serve(
-    config: RunConfig, metrics: PrometheusSink, status: RunStatus, stack: ExitStack
-) -> HttpServer | None:
-    if config.http is None:
-        return None
-    try:
-        server = HttpServer(
-            config.http.host,
-            config.http.port,
-            metrics=metrics.render,
-            not_ready=status.not_ready,
-            status=status.snapshot,
-        )
-    except OSError as error:
-        raise HttpError(str(error.strerror or error)) from error
-    stack.callback(server.close)
-    server.start()
-    return server
+def _health(config: RunConfig, tally: Tally) -> Health:
+    http = config.http or HttpConfig()
+    return Health(tally, stale_after_s=http.stale_after_s, hung_after_s=http.hung_after_s)
+
+
+def _expected(config: RunConfig) -> Expectations:
+    budget_ms, results = config.kpi.latency_budget_ms, config.results
+    return Expectations(
+        latency_budget_s=None if budget_ms is None else budget_ms / 1e3,
+        subscribers=0 if results is None else results.expect_subscribers,
+    )

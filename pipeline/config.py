@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from kpi.detail import DetailName
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES
 from pipeline.config_errors import explain
+from pipeline.http_config import HttpConfig
 from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
 from stages.errors import ConfigError
@@ -60,14 +61,6 @@ class GrabConfig(Section):
     """Pictures that may wait under `every`."""
 
 
-class HttpConfig(Section):
-    """Where /metrics, /livez, /readyz and /status are served."""
-
-    host: Literal["127.0.0.1", "localhost", "::1"] = "127.0.0.1"
-    port: int = Field(default=9108, ge=0, le=65535)
-    """0 takes a free one."""
-
-
 class KpiConfig(Section):
     """What is written to kpi.jsonl and sampled beside the run."""
 
@@ -81,6 +74,9 @@ class KpiConfig(Section):
     """Of those."""
     flush_s: float = Field(default=0.0, ge=0, le=10)
     """Lines wait so long for more; there is never an fsync."""
+    latency_budget_ms: float | None = Field(default=100.0, gt=0, lt=1000)
+    """Grab to packet, for 99 of 100 frames; an alert compares, with a histogram that ends at
+    1 s. null: nothing is promised."""
 
 
 class PreviewConfig(Section):

@@ -14,6 +14,7 @@ from kpi import emit
 from kpi.events import ErrorRaised, FramePublished
 from kpi.timing import FrameTimes
 from pipeline.chain import Pending
+from pipeline.health import Heartbeat
 from pipeline.tally import FrameName, Tally
 from stages.base import Sink
 from stages.packets import HostPacket
@@ -38,6 +39,7 @@ class Egress:
     """
 
     def __init__(self, sinks: Sequence[Sink], tally: Tally) -> None:
+        self.heart = Heartbeat("egress")
         self._sinks = tuple(sinks)
         self._tally = tally
         self._queue: queue.SimpleQueue[_InFlight] = queue.SimpleQueue()
@@ -81,6 +83,7 @@ class Egress:
     def _run(self) -> None:
         try:
             while not self._is_over():
+                self.heart.beat()
                 self._take()
                 while self._is_next_done():
                     self._publish(self._waiting[0])
@@ -90,6 +93,7 @@ class Egress:
         except BaseException as error:
             self._error = error
         finally:
+            self.heart.rest()
             for sink in self._sinks:
                 _close(sink)
 

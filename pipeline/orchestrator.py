@@ -20,6 +20,7 @@ from pipeline.ahead import Ahead
 from pipeline.audit import ResidencyReport, residency_guard
 from pipeline.chain import Chain
 from pipeline.egress import Egress
+from pipeline.health import Heartbeat
 from pipeline.inference_inputs import InferenceInputs, prepare_inference_inputs
 from pipeline.tally import FrameName, Tally
 from stages.errors import GpuError
@@ -104,6 +105,7 @@ class Orchestrator:
         self.audited = Audited()
         self.epoch = 0
         """Of the newest frame."""
+        self.heart = Heartbeat("the frame loop")
 
     def run(self, grab: Grab, stop: threading.Event) -> None:
         """Process every frame of `grab`.
@@ -112,6 +114,13 @@ class Orchestrator:
         on a core of its own; a GPU needs no such help, its host is ahead anyway. Raises
         `StageError`, `SourceError`, `ResidencyError` or `GpuError`.
         """
+        self.heart.beat()
+        try:
+            self._run(grab, stop)
+        finally:
+            self.heart.rest()
+
+    def _run(self, grab: Grab, stop: threading.Event) -> None:
         if grab.device.type == "cuda":
             with _one_compute_stream(grab.device):
                 self._finish_all(self._looked(grab, stop, self._chain.wait_slot), stop)
@@ -135,6 +144,7 @@ class Orchestrator:
         while not stop.is_set():
             if not wait(_WAIT_S):
                 continue
+            self.heart.beat()  # a half or a device that hangs stops this: what may wait is bounded
             frame = grab.get(_WAIT_S)
             if frame is not None:
                 looked = self._look(frame)

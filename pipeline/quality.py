@@ -76,7 +76,7 @@ class QualityCheck:
             "occlusion_id_kept": self.identity.occlusion_id_kept if self._tracked else None,
             "object_frames": int(total[0]),
             "per_class": {
-                self._class_names[class_id]: {
+                self._name(class_id): {
                     "mean_iou": _ratio(sums[1], sums[0]),
                     "recall": _ratio(sums[2], sums[0]),
                     "object_frames": int(sums[0]),
@@ -84,6 +84,11 @@ class QualityCheck:
                 for class_id, sums in sorted(self._sums.items())
             },
         }
+
+    def _name(self, class_id: int) -> str:
+        """The detector's word; a run without one knows none for the truth's classes."""
+        known = class_id < len(self._class_names)
+        return self._class_names[class_id] if known else f"class {class_id}"
 
     def _count_truth(self, truth: Truth, pairs: dict[int, tuple[int, float]]) -> None:
         for row in np.flatnonzero(truth.counted):

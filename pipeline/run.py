@@ -17,7 +17,7 @@ from rich.console import Console
 from kpi import emit
 from kpi.detail import make_detail
 from kpi.device import DeviceSampler
-from kpi.events import ErrorRaised, RunFinished, RunStarted
+from kpi.events import ErrorRaised, RecorderState, RunFinished, RunStarted
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
 from kpi.timing import StageTimer
@@ -82,10 +82,13 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
     write_json(folder.endpoints, parts.endpoints)
     for name, endpoint in parts.endpoints.items():
         console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
+    if config.http is not None and config.http.open_to_all:
+        console.print("http: insecure_bind: whoever reaches it may read it", style="yellow")
     logger = _logger(parts)
     try:
         with logger.use():
             emit(_run_started(parts))
+            emit(RecorderState("kpi", "recording"))
             facts = _Frames(parts, options).run(stop, console)
             emit(_run_finished(facts))
     finally:
@@ -104,7 +107,7 @@ def _logger(parts: Assembly) -> KpiLogger:
         keep=kpi.keep_files,
         detail=make_detail(kpi.detail, parts.source.source_id),
     )
-    return KpiLogger([parts.metrics, lines], flush_s=kpi.flush_s)
+    return KpiLogger([parts.metrics, parts.status.health, lines], flush_s=kpi.flush_s)
 
 
 class _Frames:
@@ -137,6 +140,7 @@ class _Frames:
             plan,
             parts.taps,
         )
+        parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
 
     def run(self, stop: threading.Event, console: Console) -> RunFacts:
         """Let frames flow until the end, an error or `stop`; account for every one of them."""

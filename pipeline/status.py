@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+from pipeline.health import Health
 from pipeline.tally import Tally
-
-STALE_AFTER_S = 5.0
-"""No frame published for so long: not ready."""
 
 
 class RunStatus:
-    """Reads the tally; callable from any thread."""
+    """Reads the tally and the health; callable from any thread."""
 
-    def __init__(self, name: str, source_id: str, tally: Tally) -> None:
+    def __init__(self, name: str, source_id: str, tally: Tally, health: Health) -> None:
+        self.health = health
+        self._began = time.monotonic()
         self._name = name
         self._source_id = source_id
         self._tally = tally
         self.subscribers: Callable[[], int] = lambda: 0
 
-    def not_ready(self) -> str | None:
-        """Why no client should rely on this run now; None when one may."""
-        since = self._tally.since_publish_s
-        if since is None:
-            return "no frame was published yet"
-        if since > STALE_AFTER_S:
-            return f"no frame was published for {since:.1f} s"
-        return None
-
     def snapshot(self) -> dict[str, object]:
         """The run now, JSON-ready."""
-        tally = self._tally
+        tally, source = self._tally, self.health.source
         return {
             "name": self._name,
+            "uptime_s": round(time.monotonic() - self._began, 1),
             "source_id": self._source_id,
+            "source_state": None if source is None else source.state,
+            "epoch": None if source is None else source.epoch,
             "published": tally.published,
             "dropped": tally.dropped,
             "fps": round(tally.recent_fps, 1),
@@ -41,7 +36,8 @@ class RunStatus:
             "age_ms": tally.age_ms.summary(),
             "objects": tally.objects,
             "subscribers": self.subscribers(),
-            "not_ready": self.not_ready(),
+            "not_ready": self.health.not_ready(),
+            "not_live": self.health.not_live(),
         }
 
     def rows(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ import yaml
 from stages.errors import ConfigError
 
 MAX_BYTES = 1 << 20
+_NO_RUN = "compose"
+"""Lies among the configurations, and starts what watches them."""
 _SHOWN = 160
 
 
@@ -24,16 +26,20 @@ def shipped_configs() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def shipped_runs() -> list[Path]:
+    """The configurations in it that `maskstream run` takes by name."""
+    return sorted(path for path in shipped_configs().glob("*.yaml") if path.stem != _NO_RUN)
+
+
 def find_config(name_or_path: str) -> Path:
     """A file if there is one, else a shipped configuration by its name."""
     path = Path(name_or_path)
     if os.path.isfile(path):  # never raises, whatever the name
         return path
-    folder = shipped_configs()
-    shipped = folder / f"{name_or_path}.yaml"
-    if path.name == name_or_path and os.path.isfile(shipped):
-        return shipped
-    names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+    shipped = {file.stem: file for file in shipped_runs()}
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    names = ", ".join(shipped)
     raise ConfigError(f"{name_or_path}: no such file (expected a YAML file, or one of {names})")
 
 

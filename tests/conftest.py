@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,8 +71,9 @@ def _same_random_numbers() -> None:
         torch.manual_seed(0)
 
 
-@pytest.fixture
-def start_cli() -> Iterator[StartCli]:
+@contextmanager
+def cli_starter() -> Iterator[StartCli]:
+    """Gives the starter; kills what it started and has not ended."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*args: str, cwd: Path) -> subprocess.Popen[str]:
@@ -86,10 +88,18 @@ def start_cli() -> Iterator[StartCli]:
         started.append(process)
         return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def start_cli() -> Iterator[StartCli]:
+    with cli_starter() as start:
+        yield start
 
 
 @pytest.fixture

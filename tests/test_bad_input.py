@@ -517,6 +517,19 @@ def http_port_in_use(folder: Path, stack: ExitStack) -> Bad:
     return Bad(override(f"http={{port: {port}}}"), ["http port", str(port), "in use"], FAILED)
 
 
+@representative
+def http_for_the_whole_network(folder: Path, _: ExitStack) -> Bad:
+    args = override("http={host: '0.0.0.0', port: 0}")
+    return Bad(args, ["http", "host: got 0.0.0.0", "expected 127.0.0.1", "token_file"])
+
+
+@bad_input
+def http_token_that_is_none(folder: Path, _: ExitStack) -> Bad:
+    (folder / "token").write_text("hunter2\n")
+    args = override("http={host: '0.0.0.0', port: 0, token_file: token}")
+    return Bad(args, ["http.token_file: token holds no token", "expected 16 to 512"])
+
+
 @bad_input
 def results_for_the_whole_network(folder: Path, _: ExitStack) -> Bad:
     args = override("results={endpoint: 'tcp://0.0.0.0:0'}")

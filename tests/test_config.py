@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.config import RunConfig, load_config
-from pipeline.yaml_file import shipped_configs
+from pipeline.yaml_file import shipped_configs, shipped_runs
 from stages.errors import ConfigError
 
 MINIMAL = """\
@@ -34,7 +34,7 @@ def refusal(path: str, *overrides: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("path", sorted(shipped_configs().glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", shipped_runs(), ids=lambda p: p.stem)
 def test_every_shipped_config_loads_by_name(path: Path) -> None:
     assert load_config(path.stem).name == path.stem
 
@@ -87,6 +87,10 @@ def test_an_override_may_switch_a_section_off(tmp_path: Path) -> None:
         (MINIMAL + "kpi: {detail: on}\n", ["kpi.detail", "True", "'off'"]),
         (MINIMAL + "kpi: {flush_s: 60}\n", ["kpi.flush_s", "60"]),
         (MINIMAL + "kpi: {keep_files: 0}\n", ["kpi.keep_files", "0"]),
+        (MINIMAL + "http: {hung_after_s: 0}\n", ["http.hung_after_s", "0", "greater"]),
+        (MINIMAL + "http: {host: a b}\n", ["http.host", "'a b'"]),
+        (MINIMAL + "kpi: {latency_budget_ms: 0}\n", ["kpi.latency_budget_ms", "0", "greater"]),
+        (MINIMAL + "results: {expect_subscribers: -1}\n", ["results.expect_subscribers", "-1"]),
         (MINIMAL + "mask_threshold: .nan\n", ["mask_threshold", "nan"]),
         ("a: [1, 2\n", ["line", "expected"]),
         ("\t- x", ["line"]),
@@ -138,6 +142,13 @@ def test_a_missing_config_names_the_shipped_ones() -> None:
     assert "demo" in message
 
 
+def test_what_starts_prometheus_is_no_config_of_a_run() -> None:
+    assert (shipped_configs() / "compose.yaml").is_file()
+    message = refusal("compose")
+    assert "no such file" in message
+    assert message.endswith("one of demo, ultrasound_cine, video)")
+
+
 def test_a_folder_is_not_a_config(tmp_path: Path) -> None:
     assert "no such file" in refusal(str(tmp_path))
 
@@ -149,7 +160,7 @@ def test_values_never_change() -> None:
 
 
 def test_shipped_configs_say_what_they_are_for() -> None:
-    for path in shipped_configs().glob("*.yaml"):
+    for path in shipped_configs().rglob("*.yaml"):
         assert path.read_text().startswith("# "), path
         assert isinstance(yaml.safe_load(path.read_text()), dict)
     assert RunConfig.__doc__

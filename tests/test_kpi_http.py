@@ -14,7 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import kpi.http
-from kpi.http import HttpServer, _cached
+import kpi.http_app
+from kpi.http import HttpServer
+from kpi.http_app import Turns, cached
 from kpi.prometheus import PrometheusSink
 
 
@@ -88,7 +90,7 @@ def test_head_is_get_without_the_body(server: HttpServer) -> None:
 
 def test_metrics_are_rendered_anew_once_they_are_old() -> None:
     now, made = 100.0, iter([b"first", b"second"])
-    get = _cached(lambda: next(made), 0.25, clock=lambda: now)
+    get = cached(lambda: next(made), 0.25, clock=lambda: now)
     assert get() == b"first"
     now = 100.2
     assert get() == b"first"
@@ -104,6 +106,29 @@ def test_the_server_serves_metrics_from_the_cache(
     try:
         assert {ask(server, "/metrics")[0] for _ in range(5)} == {200}
         assert run.renderings == 1
+    finally:
+        server.close()
+
+
+def test_turns_are_given_out_at_a_rate() -> None:
+    now = 100.0
+    turns = Turns(10, 3, clock=lambda: now)
+    waits = [turns.wait_s() for _ in range(5)]
+    assert waits == pytest.approx([0, 0, 0, 0.1, 0.2])
+    now = 100.25
+    assert turns.wait_s() == pytest.approx(0.05)
+    now = 200.0
+    assert [turns.wait_s() for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
+
+
+def test_a_storm_waits_and_is_answered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kpi.http_app, "REQUESTS_PER_S", 20.0)
+    monkeypatch.setattr(kpi.http_app, "BURST", 2)
+    server = run.serve()
+    try:
+        began = time.monotonic()
+        assert {ask(server, "/livez")[0] for _ in range(8)} == {200}
+        assert time.monotonic() - began >= 6 / 20 - 0.05
     finally:
         server.close()
 

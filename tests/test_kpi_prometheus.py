@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services import require
 
 from kpi.events import (
+    DeviceFault,
     DeviceSample,
     DropReason,
     ErrorRaised,
@@ -18,25 +19,59 @@ from kpi.events import (
     FrameDropped,
     FramePublished,
     HostCopies,
+    ObjectAdded,
+    ObjectDropped,
+    ObjectRefused,
     PacketsSent,
+    PromptEnded,
+    RecorderState,
     SourceStateChanged,
     StageMs,
     SubscriberState,
 )
 from kpi.logger import EventsDropped, KpiLogger
+from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
+from kpi.sometimes import RECORDERS, THROTTLE_REASONS
 
 STAGES = ("grab", "detect", "segment", "pack", "to_host")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 FULL = DeviceSample(
-        gpu="GPU-1", gpu_utilization=0.5, gpu_memory_used_bytes=1, gpu_power_watts=2.0,
-        gpu_temperature_celsius=3.0, process_cpu=0.5, process_rss_bytes=4,
-)  # fmt: skip
+    gpu="GPU-1",
+    gpu_utilization=0.5,
+    gpu_memory_utilization=0.25,
+    gpu_memory_used_bytes=1 << 30,
+    gpu_memory_total_bytes=2 << 30,
+    gpu_process_memory_bytes=1 << 29,
+    gpu_process_utilization=0.4,
+    gpu_power_watts=2.0,
+    gpu_energy_joules=900.0,
+    gpu_temperature_celsius=3.0,
+    gpu_sm_clock_hertz=1.98e9,
+    gpu_memory_clock_hertz=2.6e9,
+    gpu_throttle_reasons=("hw_thermal_slowdown",),
+    gpu_pcie_receive_bytes_per_second=7e6,
+    gpu_pcie_transmit_bytes_per_second=8e6,
+    gpu_decoder_utilization=0.1,
+    gpu_encoder_utilization=0.2,
+    gpu_ecc_corrected=5,
+    gpu_ecc_uncorrected=6,
+    gpu_sm_active=0.6,
+    gpu_dram_active=0.7,
+    process_cpu=0.5,
+    process_rss_bytes=4,
+    process_threads=9,
+)
+"""A GPU that tells everything."""
+FULL_SERIES = 3 + 14 + len(THROTTLE_REASONS) + 2 + 2 + 1
+"""Of the process; gauges, throttle reasons, PCIe, ECC and energy of the GPU."""
+EXPECTED = Expectations(latency_budget_s=0.05, subscribers=2)
 
 
 def make(source: str = "cam", *, gpu: bool = True) -> PrometheusSink:
-    return PrometheusSink(source, STAGES, {"version": "0.1", "torch": "2.15"}, gpu_clock=gpu)
+    build = {"version": "0.1", "torch": "2.15"}
+    return PrometheusSink(source, STAGES, build, gpu_clock=gpu, expected=EXPECTED)
 
 
 def series(sink: PrometheusSink) -> Series:
@@ -74,6 +109,9 @@ def hostile(source: str) -> list[Event]:
         FrameDropped(source, 0, 0, "stale"),
         SourceStateChanged(source, 0, "streaming", reason=source),
         ErrorRaised(where=source, message=source),
+        PromptEnded("cam", 0, 0, 1, source, source, None),
+        RecorderState(recorder=source, state="paused", reason=source),
+        DeviceFault(gpu=source, kind="xid", detail=source),
     ]
 
 
@@ -188,6 +226,103 @@ def test_what_a_device_cannot_tell_is_absent() -> None:
     assert value(sink, "process_resident_memory_bytes") == 7
 
 
+def test_a_gpu_that_tells_everything() -> None:
+    sink = make()
+    sink.write(0.0, FULL)
+    gpu = {"gpu": "GPU-1"}
+    assert value(sink, "gpu_memory_total_bytes", **gpu) == 2 << 30
+    assert value(sink, "gpu_process_memory_bytes", **gpu) == 1 << 29
+    assert value(sink, "gpu_process_utilization_ratio", **gpu) == 0.4
+    assert value(sink, "gpu_energy_joules_total", **gpu) == 900
+    assert value(sink, "gpu_sm_clock_hertz", **gpu) == 1.98e9
+    assert value(sink, "gpu_dram_active_ratio", **gpu) == 0.7
+    assert value(sink, "gpu_pcie_bytes_per_second", direction="h2d", **gpu) == 7e6
+    assert value(sink, "gpu_pcie_bytes_per_second", direction="d2h", **gpu) == 8e6
+    assert value(sink, "gpu_ecc_errors_total", kind="uncorrected", **gpu) == 6
+    assert value(sink, "gpu_decoder_utilization_ratio", **gpu) == 0.1
+    assert value(sink, "process_threads") == 9
+
+
+@pytest.mark.parametrize(
+    ("reasons", "now"),
+    [
+        (None, None),
+        ((), set()),
+        (("sw_power_cap", "hw_slowdown"), {"sw_power_cap", "hw_slowdown"}),
+        (("not_yet_invented",), {"other"}),
+    ],
+)
+def test_throttling_by_reason(reasons: tuple[str, ...] | None, now: set[str] | None) -> None:
+    sink = make()
+    sink.write(0.0, DeviceSample(gpu="GPU-1", gpu_throttle_reasons=reasons))
+    found = {
+        reason: value(sink, "gpu_throttled", gpu="GPU-1", reason=reason)
+        for reason in THROTTLE_REASONS
+    }
+    assert found == {r: None if now is None else float(r in now) for r in THROTTLE_REASONS}
+
+
+def test_gpu_faults_are_counted_by_kind() -> None:
+    sink = make()
+    sink.write(0.0, DeviceFault("GPU-1", "xid", "79"))
+    assert value(sink, "gpu_faults_total", kind="xid") == 1
+    assert value(sink, "gpu_faults_total", kind="ecc") == 0
+
+
+def test_a_recorder_is_absent_until_it_tells() -> None:
+    sink = make()
+    kpi = {"recorder": "kpi"}
+    assert value(sink, "recorder_recording", **kpi) is None
+    assert value(sink, "recorder_lost_records_total", **kpi) is None
+    seen = []
+    for state, lost in (("recording", 0), ("paused", 7), ("recording", 9)):
+        sink.write(0.0, RecorderState("kpi", state, lost=lost))  # type: ignore[arg-type]
+        names = ("recorder_recording", "recorder_lost_records_total")
+        seen.append([value(sink, name, **kpi) for name in names])
+    assert seen == [[1, 0], [0, 7], [1, 9]]
+
+
+def test_time_in_queues() -> None:
+    sink = make()
+    sink.write(0.0, published(queue_ms=3.0))
+    sink.write(0.0, published())
+    span = {"source": "cam", "span": "queue"}
+    assert value(sink, "latency_seconds_count", **span) == 1, "unknown is not 0"
+    assert value(sink, "latency_seconds_sum", **span) == pytest.approx(0.003)
+
+
+def test_objects_prompts_and_errors() -> None:
+    sink = make()
+    where = ("cam", 0, 1)
+    for event in (
+        ObjectAdded(*where, 1, 0),
+        ObjectAdded(*where, 2, 0),
+        ObjectDropped(*where, 1, 0),
+        ObjectRefused(*where, "no_slot"),
+        PromptEnded(*where, 1, "add", None, 2),
+        PromptEnded(*where, 2, "add", "bad_box", None),
+        ErrorRaised("somewhere", "something"),
+    ):
+        sink.write(0.0, event)
+    cam = {"source": "cam"}
+    assert value(sink, "objects_added_total", **cam) == 2
+    assert value(sink, "objects_dropped_total", **cam) == 1
+    assert value(sink, "objects_refused_total", reason="no_slot", **cam) == 1
+    assert value(sink, "objects_refused_total", reason="bad_prompt", **cam) == 0
+    assert value(sink, "prompts_total", action="add", outcome="applied", **cam) == 1
+    assert value(sink, "prompts_total", action="add", outcome="refused", **cam) == 1
+    assert value(sink, "prompts_total", action="remove", outcome="applied", **cam) == 0
+    assert value(sink, "errors_total") == 1
+
+
+def test_what_is_expected_stands_beside_what_is() -> None:
+    assert value(make(), "subscribers_expected", source="cam") == 2
+    assert value(make(), "latency_budget_seconds", source="cam") == 0.05
+    promised_nothing = PrometheusSink("cam", STAGES, {})
+    assert value(promised_nothing, "latency_budget_seconds", source="cam") is None
+    assert value(promised_nothing, "subscribers_expected", source="cam") == 0
+
+
 def test_build_info() -> None:
     assert value(make(), "build_info", version="0.1", torch="2.15") == 1
 
@@ -211,12 +346,13 @@ def test_the_series_are_fixed_and_few() -> None:
     for number in range(200):
         for event in hostile(f"x{number}"):
             sink.write(0.0, event)
-    sometimes = {"maskstream_frame_age_seconds"}
-    assert {key for key in series(sink) if key[0] not in sometimes} == at_start
-    assert value(sink, "kpi_events_ignored_total") == 200 * 8
+    assert {key for key in series(sink) if key[0] != "maskstream_frame_age_seconds"} == at_start
+    assert value(sink, "kpi_events_ignored_total") == 200 * 10
     sink.write(0.0, published())
     sink.write(0.0, FULL)
-    assert len(series(sink)) == len(at_start) + 7
+    for recorder in RECORDERS:
+        sink.write(0.0, RecorderState(recorder, "paused"))
+    assert len(series(sink)) == len(at_start) + 1 + FULL_SERIES + 2 * len(RECORDERS)
     assert len(series(sink)) <= 500
 
 
@@ -228,18 +364,41 @@ def test_a_source_name_cannot_break_the_text(source: str) -> None:
     assert value(sink, "up") is None
 
 
+def test_no_label_holds_an_id_of_a_frame_or_an_object() -> None:
+    sink = make()
+    sink.write(0.0, published())
+    sink.write(0.0, FULL)
+    keys = {key for _, labels in series(sink) for key, _ in labels}
+    versions = {"version", "torch"}
+    assert keys - versions == {
+        *("source", "outcome", "reason", "stage", "clock", "span", "le", "direction", "where"),
+        *("topic", "action", "kind", "gpu"),
+    }
+    assert b"# {" not in sink.render(), "no exemplars"
+
+
 def test_every_name_has_the_prefix_and_no_created_series() -> None:
     names = {name for name, _ in series(make())}
     assert all(name.startswith("maskstream_") for name in names)
     assert not [name for name in names if name.endswith("_created")]
 
 
+def promtool_says(text: bytes) -> tuple[int, bytes, bytes]:
+    command = [require("promtool"), "check", "metrics"]
+    check = subprocess.run(command, input=text, capture_output=True, check=False)
+    return check.returncode, check.stdout, check.stderr
+
+
 def test_promtool_finds_nothing_to_say() -> None:
-    promtool = require("promtool")
     sink = make()
     sink.write(0.0, published())
     sink.write(0.0, FULL)
-    check = subprocess.run(
-        [promtool, "check", "metrics"], input=sink.render(), capture_output=True, check=False
-    )
-    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
+    sink.write(0.0, RecorderState("kpi", "recording"))
+    assert promtool_says(sink.render()) == (0, b"", b"")
+
+
+def test_promtool_would_say_something() -> None:
+    text = b"# TYPE maskstream_lost counter\nmaskstream_lost 1\n"
+    code, _, said = promtool_says(text)
+    assert code != 0
+    assert b"counter metrics should have" in said

@@ -22,6 +22,7 @@ from packaging.version import Version
 
 from pipeline.config import parse_config
 from pipeline.folder import RunFolder
+from pipeline.yaml_file import shipped_runs
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
@@ -131,7 +132,7 @@ def test_the_readme_names_every_file_of_a_run_and_every_configuration(tmp_path: 
     folder = RunFolder("t", tmp_path)
     files = (folder.config, folder.endpoints, folder.kpi, folder.summary, folder.preview)
     names = [path.name for path in files]
-    names += [path.stem for path in (ROOT / "configs").glob("*.yaml")]
+    names += [path.stem for path in shipped_runs()]
     assert [name for name in names if f"`{name}`" not in README] == []
 
 

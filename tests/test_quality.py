@@ -78,6 +78,14 @@ def test_a_prompted_object_fits_any_class() -> None:
     assert judged(truth, packet([square(0, 0)], [len(NAMES)]))["mean_iou"] == 1.0
 
 
+def test_a_class_that_the_run_has_no_name_for() -> None:
+    check = QualityCheck(KnownTruth([square(0, 0)], [1], [True]), ())
+    check.write(packet([square(0, 0)], [0]))
+    assert check.summary()["per_class"] == {
+        "class 1": {"mean_iou": 1.0, "recall": 1.0, "object_frames": 1}
+    }
+
+
 def test_an_uncounted_object_neither_helps_nor_harms() -> None:
     truth = KnownTruth([square(0, 0), square(15, 5, 3)], [0, 0], [True, False])
     summary = judged(truth, packet([square(0, 0), square(15, 5, 4)], [0, 0]))

@@ -22,6 +22,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PIP = ("-m", "pip", "--disable-pip-version-check")
 INSTALL_S = 540
 FRAMES = 20
+CONFIGS = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+"""Those of runs, and what watches them."""
 
 
 def call(*command: str | Path, cwd: Path, timeout: float = INSTALL_S) -> str:
@@ -93,7 +95,7 @@ def test_it_holds_the_packages_their_data_and_nothing_else(wheel: Path) -> None:
         (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
         metadata = archive.read(f"{info}/METADATA").decode()
     expected = {
-        *(f"pipeline/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")),
+        *(f"pipeline/{path.relative_to(ROOT)}" for path in CONFIGS),
         *(f"{package}/py.typed" for package in ("pipeline", "stages", "kpi")),
         "stages/detectors/weights/yolo_demo.safetensors",
         "stages/detectors/weights/yolo_demo.yaml",

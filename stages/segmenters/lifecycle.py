@@ -46,7 +46,6 @@ class LifecycleConfig(Section):
     duplicate: float = Field(default=0.7, gt=0, le=1)
     """Mask IoU from which two objects are one; see `duplicates` for the one that ends."""
 
-
     @property
     def unheard(self) -> int:
         """Births that may be ready on a key frame without having waited on the one before."""

@@ -115,8 +115,8 @@ class Occupancy:
         self._allowed.append(_Allowed(frame_id, births, int(again)))
         if len(self._allowed) > 4 * _UNHEARD_FRAMES:  # no header comes: keep the sums, not the list
             births = sum(each.births for each in self._allowed)
-            again = sum(each.again for each in self._allowed)
-            self._allowed = deque([_Allowed(frame_id, births, again)])
+            grown = sum(each.again for each in self._allowed)
+            self._allowed = deque([_Allowed(frame_id, births, grown)])
 
     def _since(self, header: Header | None) -> deque[_Allowed]:
         """What was allowed after the header's frame; the rest is forgotten."""

@@ -45,6 +45,8 @@ class ZmqPublisherConfig(Section):
     masks: Literal["bits", "none"] = "bits"
     linger_ms: int = Field(default=500, ge=0, le=10_000)
     """How long `close` may go on delivering."""
+    expect_subscribers: int = Field(default=0, ge=0, le=1000)
+    """That should be there; exported so that an alert can tell when they are not."""
 
 
 @dataclass(frozen=True, slots=True)
