@@ -18,8 +18,8 @@ from stages.records import Frame
 from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
 from stages.to_host import ToHost
 
-LATE: Final = 2
-"""Frames until the host has read a header, as in a run."""
+LATE: Final = 0
+"""Results whose header the host has not read yet when the next frame begins; none in the demo."""
 
 
 class SceneTruths:

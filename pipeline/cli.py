@@ -48,7 +48,8 @@ def run(
 
     resolved = load_config(config, overrides or ())
     # After the configuration, so that a mistake in it does not wait for this import.
-    from pipeline.run import RunOptions, start
+    from pipeline.frame_flow import RunOptions
+    from pipeline.run import start
 
     raise typer.Exit(start(resolved, RunOptions(frames, out, audit, wait_subscribers)))
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
+from contextlib import ExitStack
 
 from rich.console import Console
 
 from kpi import emit
 from kpi.detail import make_detail
-from kpi.device import DeviceSampler
 from kpi.events import ErrorRaised, RecorderState, RunFinished, RunStarted
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
-from kpi.timing import StageTimer
 from pipeline.assemble import Assembly, assemble
 from pipeline.config import RunConfig
 from pipeline.device import gpu_identity, resolve_device, share_cores
-from pipeline.display import Display
-from pipeline.egress import Egress
 from pipeline.folder import RunFolder
-from pipeline.meter import Meter
-from pipeline.orchestrator import AuditPlan, Orchestrator
+from pipeline.frame_flow import FrameFlow, RunOptions
+from pipeline.signals import interruptible, stop_on_signals
 from pipeline.summary import (
     RunFacts,
     closing_line,
@@ -39,22 +30,8 @@ from pipeline.summary import (
 )
 from pipeline.versions import versions
 from stages.errors import ConfigError, MaskstreamError
-from stages.grab import Grab
 
-_EGRESS_STOP_S = 1.0
-_POLL_S = 0.05
 _LOGGER_STOP_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the command line says beside the configuration."""
-
-    frames: int | None = None
-    """Stop after so many grabbed frames."""
-    out: Path | None = None
-    audit: bool = False
-    wait_subscribers: int = 0
 
 
 def start(config: RunConfig, options: RunOptions, console: Console | None = None) -> int:
@@ -69,10 +46,10 @@ def start(config: RunConfig, options: RunOptions, console: Console | None = None
     share_cores(device)
     folder = RunFolder(config.name, options.out)
     with ExitStack() as stack:
-        with _interruptible():
+        with interruptible():
             parts = assemble(config, device, folder, stack)
         folder.create()
-        with _stop_on_signals() as stop:
+        with stop_on_signals() as stop:
             return _run(parts, options, stop, console)
 
 
@@ -89,7 +66,7 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
         with logger.use():
             emit(_run_started(parts))
             emit(RecorderState("kpi", "recording"))
-            facts = _Frames(parts, options).run(stop, console)
+            facts = FrameFlow(parts, options).run(stop, console)
             emit(_run_finished(facts))
     finally:
         logger.close(_LOGGER_STOP_S)
@@ -108,92 +85,6 @@ def _logger(parts: Assembly) -> KpiLogger:
         detail=make_detail(kpi.detail, parts.source.source_id),
     )
     return KpiLogger([parts.metrics, parts.status.health, lines], flush_s=kpi.flush_s)
-
-
-class _Frames:
-    """The part of a run in which frames flow."""
-
-    def __init__(self, parts: Assembly, options: RunOptions) -> None:
-        config = parts.config
-        self._parts = parts
-        self._wait_subscribers = options.wait_subscribers
-        self._grab = Grab(
-            parts.source,
-            parts.device,
-            mailbox=config.grab.mailbox,
-            depth=config.grab.depth,
-            frames=options.frames,
-        )
-        parts.tally.upstream = lambda: self._grab.dropped
-        if parts.publisher is not None:
-            publisher = parts.publisher
-            parts.status.subscribers = lambda: publisher.subscribers
-        meter = Meter(lambda: (*self._grab.copies, *parts.chain.copies), parts.publisher)
-        self._egress = Egress((*parts.sinks, meter), parts.tally)
-        counting = AuditPlan(config.audited_frames, "count")
-        plan = AuditPlan(None, "raise") if options.audit else counting
-        self._orchestrator = Orchestrator(
-            parts.chain,
-            self._egress,
-            StageTimer(str(parts.device)),
-            parts.tally,
-            plan,
-            parts.taps,
-        )
-        parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
-
-    def run(self, stop: threading.Event, console: Console) -> RunFacts:
-        """Let frames flow until the end, an error or `stop`; account for every one of them."""
-        error: Exception | None = None
-        sampler = DeviceSampler(self._parts.config.kpi.device_interval_s, self._parts.device.index)
-        sampler.start()
-        self._egress.start()
-        try:
-            with Display(console, self._parts.config.name, self._parts.status.rows):
-                self._await_subscribers(stop, console)
-                self._grab.start()
-                self._orchestrator.run(self._grab, stop)
-        except Exception as caught:
-            error = caught
-            self._announce_failure()
-        error = self._wind_down() or error
-        sampler.close()
-        return self._facts(error)
-
-    def _await_subscribers(self, stop: threading.Event, console: Console) -> None:
-        publisher, wanted = self._parts.publisher, self._wait_subscribers
-        if not wanted or publisher is None:
-            return
-        console.print(f"waiting for {wanted} subscriber(s)", highlight=False)
-        while publisher.subscribers < wanted and not stop.wait(_POLL_S):
-            pass
-
-    def _announce_failure(self) -> None:
-        """Subscribers are told before the stream ends that it did not end well."""
-        if self._parts.publisher is not None:
-            self._parts.publisher.announce("failed", self._orchestrator.epoch)
-
-    def _wind_down(self) -> Exception | None:
-        """Stop the threads; what was grabbed and will not be published counts as stopped."""
-        try:
-            self._grab.stop()
-            self._egress.stop(_EGRESS_STOP_S)
-        except Exception as error:
-            return error
-        return None
-
-    def _facts(self, error: Exception | None) -> RunFacts:
-        parts = self._parts
-        return RunFacts(
-            config=parts.config,
-            device=parts.device,
-            grabbed=self._grab.grabbed,
-            tally=parts.tally,
-            audited=self._orchestrator.audited,
-            copies=(*self._grab.copies, *parts.chain.copies),
-            quality=parts.quality,
-            error=error,
-        )
 
 
 def _run_started(parts: Assembly) -> RunStarted:
@@ -236,42 +127,3 @@ def _say_end(facts: RunFacts, folder: RunFolder, console: Console) -> None:
         )
     console.print(closing_line(facts), highlight=False, markup=False, soft_wrap=True)
     console.print(f"run folder: {folder.path}", highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM interrupt, so that a run can be stopped while models load."""
-    asked = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        raise KeyboardInterrupt
-
-    with _handling(interrupt):
-        yield
-    if asked.is_set():  # what was imported meanwhile swallowed it
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts the hard way."""
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    with _handling(ask):
-        yield stop
-
-
-@contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """`handler` for SIGINT and SIGTERM while the block runs."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)

@@ -17,9 +17,10 @@ from kpi.http import HttpServer
 from kpi.prometheus import PrometheusSink
 from pipeline.chain import RESIDENT_STAGES
 from pipeline.config import load_config
+from pipeline.frame_flow import RunOptions
 from pipeline.health import Health
 from pipeline.http_config import HttpConfig, is_loopback
-from pipeline.run import RunOptions, start
+from pipeline.run import start
 from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally

@@ -19,7 +19,8 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.config import load_config
-from pipeline.run import RunOptions, start
+from pipeline.frame_flow import RunOptions
+from pipeline.run import start
 from pipeline.summary import write_summary
 
 LOCAL = ["results.endpoint=tcp://127.0.0.1:0", "http.port=0"]

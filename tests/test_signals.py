@@ -17,7 +17,7 @@ import pytest
 from conftest import StartCli
 from tiny_sam2 import write_model
 
-from pipeline.run import _interruptible
+from pipeline.signals import interruptible
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -119,7 +119,7 @@ def test_a_signal_while_models_load_ends_cleanly_and_leaves_nothing(
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_an_import_swallows_still_ends_the_start(number: signal.Signals) -> None:
-    with pytest.raises(KeyboardInterrupt), _interruptible():  # noqa: PT012 (what is swallowed)
+    with pytest.raises(KeyboardInterrupt), interruptible():  # noqa: PT012 (what is swallowed)
         with suppress(BaseException):
             signal.raise_signal(number)
         time.sleep(0)

@@ -1,0 +1,119 @@
+"""The part of a run in which frames flow: its threads, from start to end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from kpi.device import DeviceSampler
+from kpi.timing import StageTimer
+from pipeline.assemble import Assembly
+from pipeline.display import Display
+from pipeline.egress import Egress
+from pipeline.meter import Meter
+from pipeline.orchestrator import AuditPlan, Orchestrator
+from pipeline.summary import RunFacts
+from stages.grab import Grab
+
+_EGRESS_STOP_S = 1.0
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line says beside the configuration."""
+
+    frames: int | None = None
+    """Stop after so many grabbed frames."""
+    out: Path | None = None
+    audit: bool = False
+    wait_subscribers: int = 0
+
+
+class FrameFlow:
+    """Grab, the frame loop and egress of one run, wired to each other."""
+
+    def __init__(self, parts: Assembly, options: RunOptions) -> None:
+        config = parts.config
+        self._parts = parts
+        self._wait_subscribers = options.wait_subscribers
+        self._grab = Grab(
+            parts.source,
+            parts.device,
+            mailbox=config.grab.mailbox,
+            depth=config.grab.depth,
+            frames=options.frames,
+        )
+        parts.tally.upstream = lambda: self._grab.dropped
+        if parts.publisher is not None:
+            publisher = parts.publisher
+            parts.status.subscribers = lambda: publisher.subscribers
+        meter = Meter(lambda: (*self._grab.copies, *parts.chain.copies), parts.publisher)
+        self._egress = Egress((*parts.sinks, meter), parts.tally)
+        counting = AuditPlan(config.audited_frames, "count")
+        plan = AuditPlan(None, "raise") if options.audit else counting
+        self._orchestrator = Orchestrator(
+            parts.chain,
+            self._egress,
+            StageTimer(str(parts.device)),
+            parts.tally,
+            plan,
+            parts.taps,
+        )
+        parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
+
+    def run(self, stop: threading.Event, console: Console) -> RunFacts:
+        """Let frames flow until the end, an error or `stop`; account for every one of them."""
+        error: Exception | None = None
+        sampler = DeviceSampler(self._parts.config.kpi.device_interval_s, self._parts.device.index)
+        sampler.start()
+        self._egress.start()
+        try:
+            with Display(console, self._parts.config.name, self._parts.status.rows):
+                self._await_subscribers(stop, console)
+                self._grab.start()
+                self._orchestrator.run(self._grab, stop)
+        except Exception as caught:
+            error = caught
+            self._announce_failure()
+        error = self._wind_down() or error
+        sampler.close()
+        return self._facts(error)
+
+    def _await_subscribers(self, stop: threading.Event, console: Console) -> None:
+        publisher, wanted = self._parts.publisher, self._wait_subscribers
+        if not wanted or publisher is None:
+            return
+        console.print(f"waiting for {wanted} subscriber(s)", highlight=False)
+        while publisher.subscribers < wanted and not stop.wait(_POLL_S):
+            pass
+
+    def _announce_failure(self) -> None:
+        """Subscribers are told before the stream ends that it did not end well."""
+        if self._parts.publisher is not None:
+            self._parts.publisher.announce("failed", self._orchestrator.epoch)
+
+    def _wind_down(self) -> Exception | None:
+        """Stop the threads; what was grabbed and will not be published counts as stopped."""
+        try:
+            self._grab.stop()
+            self._egress.stop(_EGRESS_STOP_S)
+        except Exception as error:
+            return error
+        return None
+
+    def _facts(self, error: Exception | None) -> RunFacts:
+        parts = self._parts
+        return RunFacts(
+            config=parts.config,
+            device=parts.device,
+            grabbed=self._grab.grabbed,
+            tally=parts.tally,
+            audited=self._orchestrator.audited,
+            copies=(*self._grab.copies, *parts.chain.copies),
+            quality=parts.quality,
+            error=error,
+        )
