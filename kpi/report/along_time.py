@@ -1,0 +1,130 @@
+"""Pictures along the time of the run: latency and age, drops, objects, devices."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from kpi.history import Floats, History
+from kpi.report.html import Picture
+from kpi.report.marks import draw_states, mark_faults
+from kpi.report.panels import PANELS
+from kpi.report.style import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, TimeAxis, canvas, drawn
+from kpi.stats import along
+from kpi.text import printable
+
+_SPANS = 240
+_SINGLE_FRAMES = 3000
+"""Up to so many frames each is drawn as a point."""
+_REASON_COLOURS = (ORANGE, RED, VIOLET, BLUE, GREEN, GREY)
+
+
+def latency(history: History, time: TimeAxis) -> Picture:
+    frames = history.frames
+    figure, (strip, upper, lower) = canvas((0.25, 2.2, 1.5), shared=True)
+    draw_states(strip, history, time)
+    _percentiles(upper, time, frames.ts, frames.latency_ms)
+    _percentiles(lower, time, frames.ts, frames.age_ms)
+    for axes, name in ((upper, "latency (ms)"), (lower, "age (ms)")):
+        mark_faults(axes, history, time)
+        axes.set_ylabel(name)
+    upper.legend(loc="upper right", ncols=4)
+    time.label(lower)
+    return Picture(
+        "Latency and age over time",
+        "Latency is from the grab of a frame to its packet, age from its capture to its"
+        " publication. The strip above is the state of the source: green streaming, orange"
+        " connecting, red failed, grey ended. Red lines are faults and errors, orange bands"
+        " times in which the GPU slowed itself down.",
+        drawn(figure),
+    )
+
+
+def _percentiles(axes: Axes, time: TimeAxis, ts: Floats, values: Floats) -> None:
+    since = time.since(ts)
+    if len(values) <= _SINGLE_FRAMES:
+        axes.plot(time.at(since), values, ".", ms=2.5, color=GREY, alpha=0.6, label="a frame")
+    spans = max(1, min(_SPANS, len(values) // 10))
+    bins = along(since, values, time.seconds, spans)
+    at = time.at(bins.seconds)
+    if len(values) > _SINGLE_FRAMES:
+        axes.plot(at, bins.max, color=GREY, lw=0.8, label="max")
+    axes.plot(at, bins.p95, color=ORANGE, lw=1.1, label="p95")
+    axes.plot(at, bins.p50, color=BLUE, lw=1.5, label="p50")
+    axes.set_ylim(bottom=0)
+
+
+def drops(history: History, time: TimeAxis) -> Picture:
+    dropped = history.drops
+    figure, (axes,) = canvas((1.5,))
+    edges = np.linspace(0, time.seconds, min(_SPANS, 120) + 1)
+    below = np.zeros(len(edges) - 1)
+    for number, row in enumerate(dropped.by_reason):
+        chosen = dropped.reason == dropped.reasons.index(row.reason)
+        counts, _ = np.histogram(time.since(dropped.ts[chosen]), edges)
+        colour = _REASON_COLOURS[number % len(_REASON_COLOURS)]
+        label = f"{printable(row.reason, 20)} ({row.count})"
+        width = np.diff(time.at(edges))
+        axes.bar(time.at(edges[:-1]), counts, width, below, align="edge", color=colour, label=label)
+        below += counts
+    axes.set_ylabel("dropped frames")
+    axes.legend(loc="upper right", ncols=4)
+    time.label(axes)
+    return Picture(
+        "Dropped frames",
+        "Frames that were grabbed and not published, by reason, in each 120th of the run.",
+        drawn(figure),
+    )
+
+
+def objects(history: History, time: TimeAxis) -> Picture:
+    frames = history.frames
+    figure, (upper, lower) = canvas((1.3, 1.5), shared=True)
+    since = time.since(frames.ts)
+    spans = max(1, min(_SPANS, len(frames) // 4))
+    counted = along(since, frames.objects.astype(np.float64), time.seconds, spans)
+    upper.plot(time.at(counted.seconds), counted.p50, color=BLUE, lw=1.5, drawstyle="steps-mid")
+    upper.set_ylabel("objects")
+    upper.set_ylim(bottom=0)
+    for values, colour, name in (
+        (frames.presence_median, BLUE, "median object"),
+        (frames.presence_low, ORANGE, "least present object"),
+    ):
+        bins = along(since, values, time.seconds, spans)
+        lower.plot(time.at(bins.seconds), bins.p50, color=colour, lw=1.2, label=name)
+    lower.axhline(0, color=RED, lw=0.8)
+    lower.set_ylabel("presence (logit)")
+    lower.legend(loc="lower right", ncols=2)
+    time.label(lower)
+    return Picture(
+        "Objects and their presence",
+        "How many objects a frame had, and how sure the model was that they are in sight: below"
+        " the red line it takes an object for hidden or gone. Medians of short spans.",
+        drawn(figure),
+    )
+
+
+def devices(history: History, time: TimeAxis) -> Picture | None:
+    """None where nothing was sampled."""
+    panels = [
+        (track, panel) for track in history.devices for panel in PANELS if panel.shown(track)
+    ][:24]
+    if not panels:
+        return None
+    figure, all_axes = canvas((1.2, *(0.85 for _ in panels)), shared=True)
+    if len(history.frames):
+        _percentiles(all_axes[0], time, history.frames.ts, history.frames.latency_ms)
+    all_axes[0].set_ylabel("latency\n(ms)")
+    for axes, (track, panel) in zip(all_axes[1:], panels, strict=True):
+        panel.draw(axes, track, time)
+        if len(history.devices) > 1 and track.gpu is not None:
+            axes.text(0.005, 0.82, printable(track.gpu), transform=axes.transAxes, fontsize=7)
+    for axes in all_axes:
+        mark_faults(axes, history, time)
+    time.label(all_axes[-1])
+    return Picture(
+        "The device beside the latency",
+        "One time axis for all, so that a step in latency can be held against what the machine"
+        " did. What could not be read is not drawn.",
+        drawn(figure),
+    )
