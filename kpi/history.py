@@ -54,6 +54,27 @@ class Frames:
     def __len__(self) -> int:
         return len(self.ts)
 
+    def stage(self, name: str) -> StageColumn:
+        """Where there is no such stage, a column of NaN."""
+        unknown = np.full(len(self), np.nan)
+        found = (stage for stage in self.stages if stage.name == name)
+        return next(found, StageColumn(name, unknown, unknown))
+
+    @property
+    def waiting_is_told(self) -> bool:
+        return not bool(np.isnan(self.queue_ms).all())
+
+    @property
+    def waiting_ms(self) -> Floats:
+        """`queue_ms`; where no frame has it, the part of the latency that no stage explains
+        (below 0 where stages overlap)."""
+        if self.waiting_is_told:
+            return self.queue_ms
+        explained = np.zeros(len(self.ts))
+        for stage in self.stages:
+            explained += np.nan_to_num(stage.spent_ms)
+        return self.latency_ms - explained
+
 
 @dataclass(frozen=True, slots=True)
 class ReasonCount:
@@ -138,6 +159,15 @@ class History:
     def seconds(self) -> float:
         """From the first event to the last."""
         return max(self.ends - self.begins, 0.0)
+
+    @property
+    def fps(self) -> float | None:
+        """As the run told it; where it did not, the frames between the first and the last
+        publication over that time. None for less than two frames."""
+        if self.finished is not None and self.finished.fps is not None:
+            return self.finished.fps
+        apart = float(np.ptp(self.frames.ts)) if len(self.frames) else 0.0
+        return (len(self.frames) - 1) / apart if apart > 0 else None
 
     def marked(self, kind: type[E]) -> list[tuple[float, E]]:
         """The marks of one kind as (Unix seconds, event)."""

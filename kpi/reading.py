@@ -116,11 +116,9 @@ def open_files(path: Path, stack: ExitStack) -> list[BinaryIO]:
     Opened from the newest on: a rotation meanwhile moves a file to a place still to be looked at,
     where it is known by its inode, and so none is missed.
     """
-    numbers = _rotated(path)
-    names = [path, *(path.with_name(f"{path.name}.{n}") for n in numbers)]
     files: list[BinaryIO] = []
     seen: set[tuple[int, int]] = set()
-    for name in names:
+    for name in log_files(path):
         try:
             if not stat.S_ISREG(name.stat().st_mode):  # a pipe would block, a device never end
                 raise OSError("not a regular file")
@@ -136,12 +134,17 @@ def open_files(path: Path, stack: ExitStack) -> list[BinaryIO]:
     return files[::-1]
 
 
-def _rotated(path: Path) -> list[int]:
-    """Numbers of the rotated files, rising, and the one that a rotation now would add."""
+def log_files(path: Path) -> list[Path]:
+    """`path` and its rotated files, the newest first, and the one that a rotation now would add.
+    Raises `LogError`."""
     pattern = re.compile(re.escape(path.name) + r"\.([1-9][0-9]{0,5})")
-    matches = (pattern.fullmatch(name) for name in os.listdir(path.parent))
+    try:
+        matches = [pattern.fullmatch(name) for name in os.listdir(path.parent)]
+    except OSError as error:
+        raise LogError(f"{path.parent}: {_reason(error)} ({_EXPECTED})") from error
     numbers = sorted(int(match[1]) for match in matches if match)
-    return [*numbers, numbers[-1] + 1] if numbers else [1]
+    numbers.append(numbers[-1] + 1 if numbers else 1)
+    return [path, *(path.with_name(f"{path.name}.{number}") for number in numbers)]
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -93,11 +93,8 @@ def _worst(history: History, row: int, median: float, parts: list[_Part]) -> Wor
 def _parts(frames: Frames) -> list[_Part]:
     """Waiting and the stages; where waiting was not told, what no stage explains."""
     spent = [(stage.name, stage.spent_ms) for stage in frames.stages]
-    if np.isnan(frames.queue_ms).all():
-        explained = np.nansum([values for _, values in spent], axis=0) if spent else 0.0
-        waiting = ("what no stage explains", frames.latency_ms - explained)
-    else:
-        waiting = ("waiting between threads", frames.queue_ms)
+    name = "waiting between threads" if frames.waiting_is_told else "what no stage explains"
+    waiting = (name, frames.waiting_ms)
     rows = ((name, values, spread(values)) for name, values in (*spent, waiting))
     return [_Part(name, values, row.p50) for name, values, row in rows if row is not None]
 

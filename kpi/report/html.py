@@ -17,10 +17,10 @@ body { margin: 0; background: #f8fafc; color: #1e293b;
 main { max-width: 1040px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 18px; margin: 36px 0 6px; }
 p { margin: 4px 0 10px; } .quiet { color: #64748b; } code { font-size: 13px; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr));
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(122px, 1fr));
          gap: 12px; margin: 20px 0; }
 .card { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 12px 14px; }
-.card b { display: block; font-size: 22px; font-weight: 600; overflow-wrap: anywhere; }
+.card b { display: block; font-size: 20px; font-weight: 600; overflow-wrap: anywhere; }
 .card span { color: #64748b; font-size: 13px; }
 .bad { border-color: #fca5a5; background: #fef2f2; }
 figure { margin: 8px 0 0; background: #fff; border: 1px solid #e2e8f0; border-radius: 10px;

@@ -41,14 +41,13 @@ def _body(history: History, title: str) -> Iterator[str]:
 def _cards(history: History) -> str:
     latency, frames = spread(history.frames.latency_ms), len(history.frames)
     finished = history.finished
-    outcome = "no end in the log" if finished is None else f"exit code {finished.exit_code}"
-    fps = finished.fps if finished is not None and finished.fps is not None else None
+    outcome = "no end" if finished is None else f"exit {finished.exit_code}"
     faults = len(tables.fault_rows(history))
     cards = [
         card(outcome, "how it ended", bad=finished is None or finished.exit_code != 0),
         card(f"{frames:,}", "frames published"),
         card(f"{len(history.drops):,}", "frames dropped", bad=len(history.drops) > 0),
-        card(number(fps), "frames a second"),
+        card(number(history.fps), "frames a second"),
         card("–" if latency is None else f"{number(latency.p50)} ms", "latency, median"),
         card("–" if latency is None else f"{number(latency.p99)} ms", "latency, p99"),
         card(faults, "faults and errors", bad=faults > 0),

@@ -15,13 +15,13 @@ from kpi.text import printable
 
 
 def distribution(frames: Frames) -> Picture:
-    figure, axes = canvas((1.9, 1.9))
+    figure, axes = canvas((1.9, 1.9), gap=0.5)
     for panel, values, name in (
         (axes[0], frames.latency_ms, "latency (ms)"),
         (axes[1], frames.age_ms, "age (ms)"),
     ):
         _histogram(panel, values)
-        panel.set_xlabel(name, loc="right", labelpad=-22)
+        panel.set_title(name, fontsize=9, loc="left")
         panel.set_ylabel("frames")
     return Picture(
         "How latency and age are spread",
@@ -66,7 +66,7 @@ class StageRow:
 
 def stage_rows(frames: Frames) -> tuple[StageRow, ...]:
     """Waiting first, then the stages in the order they ran."""
-    waited = spread(frames.queue_ms)
+    waited = spread(np.maximum(frames.waiting_ms, 0))
     rows = (StageRow(s.name, spread(s.host_ms), spread(s.gpu_ms)) for s in frames.stages)
     return (*((StageRow("waiting", waited, None),) if waited else ()), *rows)
 
@@ -92,7 +92,8 @@ def waterfall(rows: tuple[StageRow, ...]) -> Picture:
     return Picture(
         "Where the time of a frame goes",
         "Each bar is the median of a stage, beginning where the one before ends; blue is the"
-        " host's time, violet the GPU's, the whisker reaches to the p95. Stages may overlap"
-        " (the encoder can run a frame ahead), so the bars need not add up to the latency.",
+        " host's time, violet the GPU's, the whisker reaches to the p95. Waiting is the time in"
+        " queues between threads; where the log does not tell it, what no stage explains. Stages"
+        " may overlap and medians do not add up, so the last bar need not end at the latency.",
         drawn(figure),
     )

@@ -89,9 +89,11 @@ def styled() -> Iterator[None]:
         yield
 
 
-def canvas(heights: Sequence[float], *, shared: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure of panels one below the other, their heights in inches."""
-    gap, top, bottom = 0.22, 0.15, 0.5
+def canvas(
+    heights: Sequence[float], *, shared: bool = False, gap: float = 0.22
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels one below the other, their heights and the gap in inches."""
+    top, bottom = 0.25, 0.5
     total = sum(heights) + gap * (len(heights) - 1) + top + bottom
     figure = Figure(figsize=(_WIDTH_INCHES, total))
     grid = figure.add_gridspec(
