@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 DropReason = Literal["mailbox", "stale", "decode", "oom", "stopped"]
@@ -27,8 +27,26 @@ class Event:
 
     def as_dict(self) -> dict[str, object]:
         """`event` and the fields, JSON-ready; fields that are None are left out."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
-        return {"event": self.event, **values}
+        values: dict[str, object] = {"event": self.event}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is not None:
+                values[name] = _plain(value)
+        return values
+
+
+_PLAIN = (float, int, str, tuple)
+
+
+def _plain(value: object) -> object:
+    """What `dataclasses.asdict` gives, without copying what nobody can change: a fraction of the
+    time, and it is spent on every frame."""
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    fields = getattr(value, "__dataclass_fields__", None)
+    return value if fields is None else {name: _plain(getattr(value, name)) for name in fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,9 @@ class FramePublished(Event):
     presence: tuple[float, ...] = ()
     """The objects' presence, rounded, in row order."""
     queue_ms: float | None = None
-    """Of `latency_ms`, what the frame spent waiting between threads."""
+    """Of `latency_ms`, what the frame spent waiting between threads: from the grab (with its
+    upload) to Detect, between the two halves of its way where each has a thread, and from the
+    result's arrival on the host, as far as that was seen, to the publishing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +109,42 @@ class FrameDropped(Event):
     epoch: int
     frame_id: int
     reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How one second's values lie, in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSecond(Event):
+    """The frames of one second, where the log has no line for each; `ts` is its end, or the
+    run's."""
+
+    event: ClassVar[str] = "frame_second"
+    source_id: str
+    epoch: int | None
+    """Of the newest frame that ended; None where none did."""
+    frame_id: int | None
+    """Of the newest frame that ended."""
+    published: int
+    dropped: dict[DropReason, int]
+    """By reason; reasons that did not occur are left out."""
+    mask_outputs: int
+    """How many `sam_mask_output` there were."""
+    objects: int | None = None
+    """In the newest published frame."""
+    objects_max: int | None = None
+    latency_ms: Spread | None = None
+    age_ms: Spread | None = None
+    queue_ms: Spread | None = None
+    stages_ms: dict[str, StageMs] | None = None
+    """Medians."""
 
 
 @dataclass(frozen=True, slots=True)

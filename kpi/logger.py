@@ -10,33 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, ParamSpec, Protocol
+from typing import ClassVar
 
+from kpi.clock import AnchoredClock
 from kpi.emit import current_logger
-from kpi.events import ErrorRaised, Event
-
-P = ParamSpec("P")
-Batch = Sequence[tuple[float, Event]]
-"""(Unix seconds, event), oldest first."""
+from kpi.events import Event
+from kpi.guarded import Batch, EventSink, Guarded
 
 _log = logging.getLogger(__name__)
 
 _BATCH = 256
 """Events between two flushes: bounds what a crash or a full disk can cost."""
 _DROP_REPORT_S = 1.0
-
-
-class EventSink(Protocol):
-    """Where events go. Called by the logger's thread only; may raise, may be slow."""
-
-    def write(self, ts: float, event: Event) -> None:
-        """Take one event; `ts` is Unix seconds."""
-
-    def flush(self) -> None:
-        """Make what was written visible to readers; called after each batch."""
-
-    def close(self) -> None:
-        """Release everything; no call follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +38,24 @@ class EventsDropped(Event):
 class KpiLogger:
     """Queues events and writes them to every sink from a thread of its own.
 
-    `clock` gives Unix seconds. At most about `capacity` events wait (threads that emit at the
-    same instant may each add one more); what comes beyond is dropped and counted. The thread
-    looks every `period_s` seconds instead of being woken by each event, so that it seldom
-    competes with the frame loop for the interpreter.
+    `clock` gives Unix seconds (default: an `AnchoredClock`). At most about `capacity` events wait
+    (threads that emit at the same instant may each add one more); what comes beyond is dropped
+    and counted. The thread looks every `period_s` seconds instead of being woken by each event,
+    so that it seldom competes with the frame loop for the interpreter. Sinks are flushed after
+    each batch, but at most every `flush_s` seconds.
     """
 
     def __init__(
         self,
         sinks: Sequence[EventSink],
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         capacity: int = 8192,
         period_s: float = 0.05,
+        flush_s: float = 0.0,
     ) -> None:
-        self._sinks = [_Guarded(sink, self._report) for sink in sinks]
-        self._clock = clock
+        self._sinks = [Guarded(sink, self._report, flush_s) for sink in sinks]
+        self._clock = clock or AnchoredClock()
         self._capacity = capacity
         self._period_s = period_s
         self._queue: deque[tuple[float, Event]] = deque()  # append and popleft are atomic
@@ -135,16 +122,20 @@ class KpiLogger:
         with self._count_lock:
             self._dropped += count
 
-    def _report(self, sink: str, message: str) -> None:
-        _log.warning("kpi: %s: %s", sink, message)
+    def _report(self, event: Event, text: str) -> None:
+        _log.warning("kpi: %s", text)
         # Straight into the queue: neither a full one nor the closing may hide an outage.
-        self._queue.append((self._clock(), ErrorRaised(where=f"kpi.{sink}", message=message)))
+        self._queue.append((self._clock(), event))
 
     def _work(self) -> None:
         while not self._closing.wait(self._period_s):
             self._drain()
+            for sink in self._sinks:
+                sink.flush_due()
             if time.monotonic() >= self._next_drop_report:
                 self._write_drops()
+        for sink in self._sinks:
+            sink.retry()
         self._drain()
         if self._abandoned:
             return
@@ -170,39 +161,3 @@ class KpiLogger:
             self._write([(self._clock(), drops)])  # not through the queue, which may be full
         self._drops_written = drops
         self._next_drop_report = time.monotonic() + _DROP_REPORT_S
-
-
-class _Guarded:
-    """A sink whose failures stop neither the run nor the other sinks.
-
-    An outage lasts from the first failing call to the first batch without one; it is reported
-    when it begins and when it ends. Where the flush fails the whole batch counts as lost.
-    """
-
-    def __init__(self, sink: EventSink, report: Callable[[str, str], None]) -> None:
-        self.name = type(sink).__name__
-        self.lost = 0
-        self._sink = sink
-        self._report = report
-        self._down = False
-
-    def take(self, batch: Batch) -> None:
-        written = sum(self._tried(self._sink.write, ts, event) for ts, event in batch)
-        taken = written if self._tried(self._sink.flush) else 0
-        self.lost += len(batch) - taken
-        if self._down and taken == len(batch):
-            self._down = False
-            self._report(self.name, f"works again; {self.lost} events lost so far")
-
-    def close(self) -> None:
-        self._tried(self._sink.close)
-
-    def _tried(self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
-        try:
-            call(*args, **kwargs)
-        except Exception as error:
-            if not self._down:
-                self._down = True
-                self._report(self.name, f"{type(error).__name__}: {error}")
-            return False
-        return True

@@ -9,9 +9,9 @@ wait. Pooling, polling and recycling are tested with events of our own; the part
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import perf_counter_ns
+from collections.abc import Callable
+from time import monotonic_ns, perf_counter_ns
+from types import TracebackType
 from typing import Any, Protocol
 
 from kpi.events import StageMs
@@ -83,38 +83,45 @@ class FrameTimes:
 
     One thread runs the stages; afterwards another may poll and read. A `stage` records on the
     stream that is current in the running thread, so it belongs inside the orchestrator's
-    `torch.cuda.stream(...)`. While a CUDA graph is captured nothing may poll: CUDA forbids it.
+    `torch.cuda.stream(...)`. A stage that replays a CUDA graph is timed around the replay: the
+    marks lie before and behind the graph's launch on that stream, never in it, for a mark that
+    was captured has no time. While a graph is captured nothing may poll: CUDA forbids it.
     """
 
-    __slots__ = ("_host_ms", "_pairs", "_result", "_timer")
+    __slots__ = ("_host_ms", "_pairs", "_queue_ns", "_result", "_timer", "_waits_since_ns")
 
     def __init__(self, timer: StageTimer) -> None:
         self._timer = timer
         self._host_ms: dict[str, float] = {}
         self._pairs: dict[str, EventPair] = {}
         self._result: dict[str, StageMs] | None = None
+        self._queue_ns = 0
+        self._waits_since_ns: int | None = None
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what runs inside. ValueError if `name` was already timed on this frame; a stage
-        that raises leaves no time behind."""
+    @property
+    def queue_ms(self) -> float:
+        """What the frame spent waiting between threads, milliseconds."""
+        return self._queue_ns / 1e6
+
+    def waits(self, since_ns: int | None = None) -> None:
+        """The frame waits for a thread from `since_ns` (monotonic; None: now) on; nothing
+        changes where it does already."""
+        if self._waits_since_ns is None:
+            self._waits_since_ns = monotonic_ns() if since_ns is None else since_ns
+
+    def goes_on(self, now_ns: int | None = None) -> None:
+        """The wait ends at `now_ns` (monotonic; None: now), where there was one."""
+        if self._waits_since_ns is not None:
+            now_ns = monotonic_ns() if now_ns is None else now_ns
+            self._queue_ns += max(0, now_ns - self._waits_since_ns)
+            self._waits_since_ns = None
+
+    def stage(self, name: str) -> _Stage:
+        """Times what runs inside `with`. ValueError if `name` was already timed on this frame; a
+        stage that raises leaves no time behind."""
         if name in self._host_ms:
             raise ValueError(f"stage {name!r} was timed twice on one frame, expected once")
-        pair = self._timer.take()
-        try:
-            if pair is not None:
-                pair.start.record()
-            begin = perf_counter_ns()
-            yield
-            self._host_ms[name] = (perf_counter_ns() - begin) / 1e6
-            if pair is not None:
-                pair.end.record()
-        except BaseException:
-            if pair is not None:
-                self._timer.give(pair)
-            raise
-        if pair is not None:
-            self._pairs[name] = pair
+        return _Stage(self, name)
 
     def ready(self) -> bool:
         """Whether the device has passed every stage; asks, never waits."""
@@ -129,7 +136,7 @@ class FrameTimes:
         if self._result is None:
             if not self.ready():
                 raise RuntimeError("stage times were read before ready() was true")
-            gpu_ms = {name: pair.ms() for name, pair in self._pairs.items()}
+            gpu_ms = {name: round(pair.ms(), 4) for name, pair in self._pairs.items()}
             self._result = {
                 name: StageMs(host=host, gpu=gpu_ms.get(name))
                 for name, host in self._host_ms.items()
@@ -142,6 +149,39 @@ class FrameTimes:
         for pair in self._pairs.values():
             self._timer.give(pair)
         self._pairs = {}
+
+
+class _Stage:
+    """One `with` of a stage; a class, for a generator would take twice as long."""
+
+    __slots__ = ("_begin_ns", "_name", "_pair", "_times")
+
+    def __init__(self, times: FrameTimes, name: str) -> None:
+        self._times = times
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._pair = self._times._timer.take()
+        if self._pair is not None:
+            self._pair.start.record()
+        self._begin_ns = perf_counter_ns()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        spent_ms = (perf_counter_ns() - self._begin_ns) / 1e6
+        times, pair = self._times, self._pair
+        if kind is not None:
+            if pair is not None:
+                times._timer.give(pair)
+            return
+        if pair is not None:
+            pair.end.record()
+            times._pairs[self._name] = pair
+        times._host_ms[self._name] = round(spent_ms, 4)
 
 
 def _cuda_event() -> DeviceEvent:

@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from kpi.detail import DetailName
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES
 from pipeline.config_errors import explain
 from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
@@ -45,6 +46,11 @@ def _member_of(registry: Registry[Any]) -> BeforeValidator:
     return BeforeValidator(choose)
 
 
+def _yaml_off(value: object) -> object:
+    """YAML reads the word off as false."""
+    return "off" if value is False else value
+
+
 class GrabConfig(Section):
     """How pictures wait for the chain."""
 
@@ -66,8 +72,15 @@ class KpiConfig(Section):
     """What is written to kpi.jsonl and sampled beside the run."""
 
     device_interval_s: float = Field(default=1.0, ge=0.05, le=3600)
+    detail: Annotated[DetailName, BeforeValidator(_yaml_off)] = "frame"
+    """`frame`: a line an event; `second`: one a second instead of those of each frame; `off`: no
+    figures, only what happened. Prometheus sees everything whichever it is."""
     max_file_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    """kpi.jsonl is then renamed to kpi.jsonl.1, and so on."""
     keep_files: int = Field(default=4, ge=1, le=100)
+    """Of those."""
+    flush_s: float = Field(default=0.0, ge=0, le=10)
+    """Lines wait so long for more; there is never an fsync."""
 
 
 class PreviewConfig(Section):

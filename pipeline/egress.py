@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kpi import emit
-from kpi.events import FramePublished
+from kpi.events import ErrorRaised, FramePublished
 from kpi.timing import FrameTimes
 from pipeline.chain import Pending
 from pipeline.tally import FrameName, Tally
@@ -59,6 +59,7 @@ class Egress:
 
     def submit(self, frame: FrameName, pending: Pending, times: FrameTimes) -> None:
         """Queue one result; raises the error that stopped the thread, if one did."""
+        times.waits()
         self._queue.put(_InFlight(frame, pending, times))
         if self._error is not None:
             raise self._error
@@ -81,7 +82,7 @@ class Egress:
         try:
             while not self._is_over():
                 self._take()
-                while self._waiting and self._is_done(self._waiting[0]):
+                while self._is_next_done():
                     self._publish(self._waiting[0])
                     self._waiting.popleft()
                 for sink in self._sinks:
@@ -90,7 +91,7 @@ class Egress:
             self._error = error
         finally:
             for sink in self._sinks:
-                sink.close()
+                _close(sink)
 
     def _is_over(self) -> bool:
         if self._stop_by is None:
@@ -106,12 +107,13 @@ class Egress:
         except queue.Empty:
             return
 
-    @staticmethod
-    def _is_done(item: _InFlight) -> bool:
-        return item.pending.ready() and item.times.ready()
+    def _is_next_done(self) -> bool:
+        done = [_is_done(item) for item in self._waiting]
+        return bool(done) and done[0]
 
     def _publish(self, item: _InFlight) -> None:
         now_ns = time.monotonic_ns()
+        item.times.goes_on(now_ns)
         packet = item.pending.host_packet()
         for sink in self._sinks:
             sink.write(packet)
@@ -132,5 +134,25 @@ class Egress:
                 stages_ms=stages,
                 objects=objects,
                 presence=tuple(round(float(value), 3) for value in packet.presence),
+                queue_ms=round(times.queue_ms, 3),
             )
         )
+
+
+def _is_done(item: _InFlight) -> bool:
+    """Whether a result is on the host. While it is seen on its way it does not wait, the device
+    works on it; one that is there when first seen has waited for this thread all along."""
+    done = item.pending.ready() and item.times.ready()
+    if done:
+        item.times.waits()
+    else:
+        item.times.goes_on()
+    return done
+
+
+def _close(sink: Sink) -> None:
+    """What a sink cannot write at the end costs what it writes, not the run."""
+    try:
+        sink.close()
+    except Exception as error:
+        emit(ErrorRaised(type(sink).__name__, f"{type(error).__name__}: {error}"))

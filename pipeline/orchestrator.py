@@ -147,7 +147,10 @@ class Orchestrator:
         self.epoch = frame.epoch
         name = FrameName(frame.source_id, frame.epoch, frame.frame_id)
         times = self._timer.frame()
+        times.waits(frame.grabbed_ns)
+        times.goes_on()
         encoded = self._watched(name, "look", lambda: self._chain.look(frame, times))
+        times.waits()
         return None if encoded is None else _Looked(name, encoded, times)
 
     def _finish_all(self, looked: Iterator[_Looked], stop: threading.Event) -> None:
@@ -160,6 +163,7 @@ class Orchestrator:
             self._finish(item)
 
     def _finish(self, item: _Looked) -> None:
+        item.times.goes_on()
         for tap in self._taps:
             tap.offer(item.encoded.detections.frame)
         masks = self._egress.wants_masks

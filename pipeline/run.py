@@ -15,6 +15,7 @@ from types import FrameType
 from rich.console import Console
 
 from kpi import emit
+from kpi.detail import make_detail
 from kpi.device import DeviceSampler
 from kpi.events import ErrorRaised, RunFinished, RunStarted
 from kpi.jsonl import JsonlSink
@@ -28,7 +29,14 @@ from pipeline.egress import Egress
 from pipeline.folder import RunFolder
 from pipeline.meter import Meter
 from pipeline.orchestrator import AuditPlan, Orchestrator
-from pipeline.summary import RunFacts, closing_line, one_line, summarize, write_json
+from pipeline.summary import (
+    RunFacts,
+    closing_line,
+    one_line,
+    summarize,
+    write_json,
+    write_summary,
+)
 from pipeline.versions import versions
 from stages.errors import ConfigError, MaskstreamError
 from stages.grab import Grab
@@ -74,8 +82,7 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
     write_json(folder.endpoints, parts.endpoints)
     for name, endpoint in parts.endpoints.items():
         console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
-    sink = JsonlSink(folder.kpi, max_bytes=config.kpi.max_file_bytes, keep=config.kpi.keep_files)
-    logger = KpiLogger([sink, parts.metrics])
+    logger = _logger(parts)
     try:
         with logger.use():
             emit(_run_started(parts))
@@ -83,9 +90,21 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
             emit(_run_finished(facts))
     finally:
         logger.close(_LOGGER_STOP_S)
-    write_json(folder.summary, summarize(facts))
+    log = {"dropped": logger.dropped, "lost": logger.lost}
+    write_summary(folder.summary, {**summarize(facts), "kpi": log}, console)
     _say_end(facts, folder, console)
     return facts.exit_code
+
+
+def _logger(parts: Assembly) -> KpiLogger:
+    kpi = parts.config.kpi
+    lines = JsonlSink(
+        parts.folder.kpi,
+        max_bytes=kpi.max_file_bytes,
+        keep=kpi.keep_files,
+        detail=make_detail(kpi.detail, parts.source.source_id),
+    )
+    return KpiLogger([parts.metrics, lines], flush_s=kpi.flush_s)
 
 
 class _Frames:

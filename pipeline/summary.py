@@ -6,10 +6,12 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from pipeline.config import RunConfig
 from pipeline.orchestrator import Audited
@@ -78,6 +80,16 @@ def write_json(path: Path, value: object) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def write_summary(path: Path, summary: Mapping[str, object], console: Console) -> None:
+    """Write `summary`; where the disk takes no more, a person may still read it."""
+    try:
+        write_json(path, summary)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        console.print(f"{path}: {reason}; it would say:", highlight=False, soft_wrap=True)
+        console.print_json(json.dumps(summary))
 
 
 def one_line(error: Exception) -> str:

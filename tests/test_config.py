@@ -55,6 +55,15 @@ def test_defaults_and_overrides(tmp_path: Path) -> None:
     assert config.sha256() != load_config(path).sha256()
 
 
+@pytest.mark.parametrize("detail", ["frame", "second", "off"])
+def test_the_detail_of_the_log_is_a_word_also_where_yaml_sees_a_bool(
+    tmp_path: Path, detail: str
+) -> None:
+    config = load_config(written(tmp_path, MINIMAL + f"kpi: {{detail: {detail}}}\n"))
+    assert config.kpi.detail == detail
+    assert load_config(written(tmp_path, config.as_yaml())) == config
+
+
 def test_an_override_may_switch_a_section_off(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, MINIMAL), ["http=null"]).http is None
 
@@ -74,6 +83,10 @@ def test_an_override_may_switch_a_section_off(tmp_path: Path) -> None:
         (MINIMAL.replace("{kind: none}", "none"), ["detector", "section"]),
         (MINIMAL + "device: gpu\n", ["device", "'gpu'"]),
         (MINIMAL + "http: {port: 65536}\n", ["http.port", "65536"]),
+        (MINIMAL + "kpi: {detail: minute}\n", ["kpi.detail", "'minute'", "second"]),
+        (MINIMAL + "kpi: {detail: on}\n", ["kpi.detail", "True", "'off'"]),
+        (MINIMAL + "kpi: {flush_s: 60}\n", ["kpi.flush_s", "60"]),
+        (MINIMAL + "kpi: {keep_files: 0}\n", ["kpi.keep_files", "0"]),
         (MINIMAL + "mask_threshold: .nan\n", ["mask_threshold", "nan"]),
         ("a: [1, 2\n", ["line", "expected"]),
         ("\t- x", ["line"]),

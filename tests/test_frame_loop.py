@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kpi.events import FrameDropped, FramePublished
+from kpi.events import ErrorRaised, Event, FrameDropped, FramePublished
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 from kpi.timing import FrameTimes, StageTimer
@@ -200,6 +200,75 @@ def test_every_frame_is_published_in_order_and_told() -> None:
     assert grab.grabbed == rig.tally.published == 25
     assert [event.frame_id for event in events.of(FramePublished)] == list(range(25))
     assert rig.sink.closed
+
+
+class SlowSink(FakeSink):
+    def write(self, packet: HostPacket) -> None:
+        time.sleep(0.02)
+        super().write(packet)
+
+
+@pytest.mark.parametrize("slow", ["look", "finish", "sink"])
+def test_waiting_is_told_apart_from_work(slow: str) -> None:
+    """Whoever is slow, the frames wait before it, and are worked on for the rest of their way."""
+    work = (lambda frame: None) if slow == "sink" else (lambda frame: time.sleep(0.02))
+    with recorded() as events:
+        sink = SlowSink() if slow == "sink" else FakeSink()
+        rig = Rig(FakeChain(work, half=slow), sink)
+        rig.run(CountingSource(8))
+    told = events.of(FramePublished)
+    assert len(told) == 8
+    for event in told:
+        assert event.queue_ms is not None
+        assert 0 <= event.queue_ms <= event.latency_ms
+        worked = 0.0 if slow == "sink" else 20.0
+        assert event.latency_ms - event.queue_ms >= worked - 1
+    waits = [event.queue_ms or 0.0 for event in told]
+    assert max(waits) >= 19, "some frame waited while another was worked on"
+
+
+def test_a_result_that_is_under_way_does_not_wait() -> None:
+    with recorded() as events:
+        rig = Rig(FakeChain(polls=20), FakeSink())
+        rig.run(CountingSource(1))
+    (event,) = events.of(FramePublished)
+    assert event.queue_ms is not None
+    assert event.latency_ms - event.queue_ms > 15, "twenty polls, 2 ms apart"
+
+
+def test_a_log_that_hangs_costs_no_frame() -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    class Hung(MemorySink):
+        def write(self, ts: float, event: Event) -> None:
+            entered.set()
+            release.wait()
+
+    logger = KpiLogger([Hung()], capacity=10, period_s=0.001)
+    with logger.use():
+        logger.emit(ErrorRaised("test", "the first event, on which it hangs"))
+        assert entered.wait(20)
+        rig = Rig(FakeChain(), FakeSink())
+        grab = rig.run(CountingSource(100))
+    assert rig.errors == []
+    assert grab.grabbed == rig.tally.published == 100
+    assert logger.dropped >= 90, "one event a frame, room for ten"
+    assert not logger.close(timeout=0.1)
+    release.set()
+
+
+def test_a_sink_that_cannot_close_costs_only_its_own() -> None:
+    class Full(FakeSink):
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    with recorded() as events:
+        rig = Rig(FakeChain(), Full())
+        rig.run(CountingSource(3))
+    assert rig.errors == []
+    assert rig.tally.published == 3
+    (error,) = events.of(ErrorRaised)
+    assert (error.where, "No space left" in error.message) == ("Full", True)
 
 
 def test_the_frame_limit_counts_grabbed_frames() -> None:

@@ -207,7 +207,8 @@ HEAVY = ("torch", "prometheus_client", "uvicorn", "starlette", "pynvml", "numpy"
     ("modules", "loads"),
     [
         ("kpi, kpi.events, kpi.emit, kpi.logger, kpi.memory, kpi.jsonl, kpi.timing", set()),
-        ("kpi.device", {"pynvml"}),
+        ("kpi.device", set()),
+        ("kpi.nvml", {"pynvml"}),
         ("kpi.prometheus", {"prometheus_client"}),
     ],
 )

@@ -14,6 +14,7 @@ class FakeDevice:
     def __init__(self) -> None:
         self.recorded = 0
         self.passed = 0
+        self.capturing = False
 
     def run(self) -> None:
         self.passed = self.recorded
@@ -28,6 +29,8 @@ class FakeEvent:
         self.mark = 0
 
     def record(self) -> None:
+        if self.device.capturing:
+            raise RuntimeError("the mark would be captured")
         self.device.recorded += 1
         self.mark = self.device.recorded
 
@@ -140,6 +143,51 @@ def test_a_stage_is_timed_once_a_frame() -> None:
         pass
     with pytest.raises(ValueError, match="'detect' was timed twice"), times.stage("detect"):
         pass
+
+
+class FakeGraph:
+    """A captured stage: one launch, many kernels."""
+
+    def __init__(self, device: FakeDevice, kernels: int) -> None:
+        self.device, self.kernels = device, kernels
+
+    def replay(self) -> None:
+        self.device.recorded += self.kernels
+
+
+def test_a_replayed_graph_is_timed_from_outside() -> None:
+    device = FakeDevice()
+    timer = StageTimer("cuda:0", new_event=device.event)
+    graph = FakeGraph(device, kernels=40)
+    for _ in range(3):
+        times = timer.frame()
+        with times.stage("segment"):
+            graph.replay()
+        device.run()
+        assert times.stages_ms()["segment"].gpu == 41.0, "all its kernels, and the end mark"
+    assert timer.pairs_made == 1
+
+
+def test_a_mark_inside_a_capture_would_fail() -> None:
+    """Why stages know nothing of timing: the marks stay outside of what is captured."""
+    device = FakeDevice()
+    device.capturing = True
+    times = StageTimer("cuda:0", new_event=device.event).frame()
+    with pytest.raises(RuntimeError, match="captured"), times.stage("segment"):
+        pass
+
+
+def test_waits_add_up_and_overlap_nothing() -> None:
+    times = StageTimer("cpu").frame()
+    assert times.queue_ms == 0
+    times.waits(1_000_000)
+    times.waits(5_000_000)
+    times.goes_on(3_000_000)
+    times.goes_on(9_000_000)
+    assert times.queue_ms == 2.0, "a second begin, and a second end, change nothing"
+    times.waits(10_000_000)
+    times.goes_on(10_500_000)
+    assert times.queue_ms == 2.5
 
 
 @pytest.mark.gpu

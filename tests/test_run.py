@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import resource
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,11 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
+from jsonschema import Draft202012Validator
 from PIL import Image
 from rich.console import Console
 
 from pipeline.config import load_config
 from pipeline.run import RunOptions, start
+from pipeline.summary import write_summary
 
 LOCAL = ["results.endpoint=tcp://127.0.0.1:0", "http.port=0"]
 UNPACED = [*LOCAL, "source.fps=null"]
@@ -83,6 +88,56 @@ def test_the_demo_tells_its_events(demo: Path) -> None:
     published = next(event for event in told if event["event"] == "frame_published")
     assert set(published["stages_ms"]) == {"detect", "encode", "segment", "pack", "to_host"}
     assert all(earlier["ts"] <= later["ts"] for earlier, later in pairwise(told))
+
+
+def test_every_line_of_the_demos_log_fits_its_schema(demo: Path) -> None:
+    schema = json.loads((ROOT / "configs" / "kpi_events.schema.json").read_text())
+    validator = Draft202012Validator(schema)
+    told = events(demo)
+    assert [error.message for event in told for error in validator.iter_errors(event)] == []
+    assert {"device_sample", "frame_published", "run_finished"} <= {e["event"] for e in told}
+
+
+def test_the_demo_tells_how_long_its_frames_waited(demo: Path) -> None:
+    told = [event for event in events(demo) if event["event"] == "frame_published"]
+    for event in told:
+        assert 0 <= event["queue_ms"] <= event["latency_ms"]
+    host = [sum(stage["host"] for stage in event["stages_ms"].values()) for event in told]
+    latency = sum(event["latency_ms"] for event in told)
+    explained = sum(host) + sum(event["queue_ms"] for event in told)
+    assert 0.5 * latency < explained < 1.05 * latency, "work and waiting make up the way"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("detail", ["frame", "second", "off"])
+def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(tmp_path: Path, detail: str) -> None:
+    """A file may grow to 8 KiB here; what `second` and `off` write fits."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    quiet = [*UNPACED, "preview=null", f"kpi.detail={detail}"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 10, limits[1]))
+    try:
+        code, summary = run(tmp_path / "run", "demo", RunOptions(frames=30), *quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 0
+    assert summary["frames"] == {"grabbed": 30, "published": 30, "dropped": {}}
+    told = events(tmp_path / "run")
+    names = [event["event"] for event in told]
+    assert names[0] == "run_started"
+    assert (names.count("frame_published") > 0) == (detail == "frame")
+    assert (summary["kpi"]["lost"]["JsonlSink"] > 30) == (detail == "frame")
+    if detail == "second":
+        seconds = [event for event in told if event["event"] == "frame_second"]
+        assert sum(second["published"] for second in seconds) == 30
+    assert ("run_finished" in names) == (detail != "frame")
+
+
+def test_a_summary_that_cannot_be_written_is_shown(tmp_path: Path) -> None:
+    log = io.StringIO()
+    write_summary(tmp_path / "gone" / "summary.json", {"fps": 30.0}, Console(file=log))
+    first, _, rest = log.getvalue().partition("\n")
+    assert "No such file" in first
+    assert json.loads(rest) == {"fps": 30.0}
 
 
 def test_the_resolved_config_and_endpoints_are_written(demo: Path) -> None:
