@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from kpi.history import Floats
+from kpi.frame_columns import Floats
 
 RESAMPLES = 4000
 CONFIDENCE = 0.999

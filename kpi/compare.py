@@ -9,19 +9,26 @@ from typing import Literal
 import numpy as np
 
 from kpi.bootstrap import CONFIDENCE, Estimate, quantile, ratio
-from kpi.history import Floats, History, Ints
+from kpi.compared_run import ComparedRun, TimeName, compared_runs
+from kpi.frame_columns import Floats, Share
+from kpi.history import History
 
 Verdict = Literal["within noise", "more than noise", "too few to tell", "only in one"]
-WARM_UP_FRAMES = 10
-"""The first frames of a run are left out: everything is new to them."""
 _SMALLEST_SHARE = 0.02
 """A smaller change is told as noise, however sure: nobody acts on it."""
 _SMALLEST_MS = 0.01
-_SHARES = (0.5, 0.95, 0.99)
-_SPAN_S = 0.25
-_SPANS_A_BLOCK = 4
+_TIMES: tuple[TimeName, ...] = ("latency", "age", "waiting")
 _SEED = 20
 """The same two logs always give the same answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Percentile:
+    name: Share
+    rank: float
+
+
+_SHARES = (_Percentile("p50", 0.5), _Percentile("p95", 0.95), _Percentile("p99", 0.99))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,69 +82,64 @@ def compare(a: History, b: History) -> tuple[Change, ...]:
 
 class _Comparison:
     def __init__(self, a: History, b: History) -> None:
-        self._runs = (a, b)
+        self._a, self._b = compared_runs(a, b)
         self._random = np.random.default_rng(_SEED)
 
     def changes(self) -> Iterator[Change]:
-        first, second = self._runs
-        a, b = first.frames, second.frames
-        yield _change("frames a second", self._rate(first), self._rate(second), _RATE)
-        dropped = (self._drop_share(first), self._drop_share(second))
-        yield _change("dropped share", *dropped, _COUNT)
-        yield from self._timed("latency", a.latency_ms, b.latency_ms)
-        yield from self._timed("age", a.age_ms, b.age_ms)
-        yield from self._timed("waiting", a.waiting_ms, b.waiting_ms)
+        a, b = self._a, self._b
+        yield _change("frames a second", self._rate(a), self._rate(b), _RATE)
+        yield _change("dropped share", self._drop_share(a), self._drop_share(b), _COUNT)
+        for name in _TIMES:
+            for share in _SHARES:
+                times = (a.times(name, share.name), b.times(name, share.name))
+                rank = share.rank if a.seconds is None else 0.5
+                yield from self._percentile(f"{name} {share.name}", *times, rank)
+            yield from self._mean(f"{name} mean", a.times(name, "p50"), b.times(name, "p50"))
+        yield from self._stages()
+        objects = (self._average(run, run.rows.objects.astype(np.float64)) for run in (a, b))
+        one, other = objects
+        yield _change("objects, mean", one, other, _COUNT)
+
+    def _stages(self) -> Iterator[Change]:
+        a, b = self._a.rows, self._b.rows
         for name in dict.fromkeys(stage.name for stage in (*a.stages, *b.stages)):
             one, other = a.stage(name), b.stage(name)
-            yield from self._timed(f"{name} host", one.host_ms, other.host_ms)
-            yield from self._timed(f"{name} gpu", one.gpu_ms, other.gpu_ms)
-        yield _change("objects, mean", self._mean(a.objects), self._mean(b.objects), _COUNT)
+            clocks = (("host", one.host_ms, other.host_ms), ("gpu", one.gpu_ms, other.gpu_ms))
+            for clock, was, now in clocks:
+                for share in _SHARES:
+                    yield from self._percentile(
+                        f"{name} {clock} {share.name}", was, now, share.rank
+                    )
+                yield from self._mean(f"{name} {clock} mean", was, now)
 
-    def _timed(self, name: str, a: Floats, b: Floats) -> Iterator[Change]:
-        """Percentiles and mean of milliseconds; nothing where neither run has them."""
-        if np.isnan(a).all() and np.isnan(b).all():
-            return
-        for share in _SHARES:
-            estimates = (self._quantile(a, share), self._quantile(b, share))
-            yield _change(f"{name} p{share * 100:.0f} (ms)", *estimates, _TIME, _SMALLEST_MS)
-        yield _change(f"{name} mean (ms)", self._mean(a), self._mean(b), _TIME, _SMALLEST_MS)
+    def _percentile(self, name: str, a: Floats, b: Floats, rank: float) -> Iterator[Change]:
+        """Nothing where neither run has it."""
+        if not np.isnan(a).all() or not np.isnan(b).all():
+            one = quantile(self._a.warm(a), rank, self._random)
+            other = quantile(self._b.warm(b), rank, self._random)
+            yield _change(f"{name} (ms)", one, other, _TIME, _SMALLEST_MS)
 
-    def _quantile(self, values: Floats, share: float) -> Estimate | None:
-        return quantile(_warm(values), share, self._random)
+    def _mean(self, name: str, a: Floats, b: Floats) -> Iterator[Change]:
+        if not np.isnan(a).all() or not np.isnan(b).all():
+            one, other = self._average(self._a, a), self._average(self._b, b)
+            yield _change(f"{name} (ms)", one, other, _TIME, _SMALLEST_MS)
 
-    def _mean(self, values: Floats | Ints) -> Estimate | None:
-        known = _warm(values.astype(np.float64))
+    def _average(self, run: ComparedRun, values: Floats) -> Estimate | None:
+        known = run.warm(values).astype(np.float64)
         return ratio(known, np.ones(len(known)), self._random)
 
-    def _rate(self, history: History) -> Estimate | None:
+    def _rate(self, run: ComparedRun) -> Estimate | None:
         """Published frames a second."""
-        edges = _edges(history)
-        published, _ = np.histogram(history.frames.ts, edges)
-        return ratio(published.astype(np.float64), np.diff(edges), self._random, _SPANS_A_BLOCK)
+        edges = run.spans()
+        published, _ = np.histogram(run.rows.ts, edges, weights=run.published)
+        return ratio(published, np.diff(edges), self._random, block_rows=1)
 
-    def _drop_share(self, history: History) -> Estimate | None:
+    def _drop_share(self, run: ComparedRun) -> Estimate | None:
         """Dropped frames over all."""
-        edges = _edges(history)
-        published, _ = np.histogram(history.frames.ts, edges)
-        dropped, _ = np.histogram(history.drops.ts, edges)
-        counts = (dropped.astype(np.float64), (published + dropped).astype(np.float64))
-        return ratio(*counts, self._random, _SPANS_A_BLOCK)
-
-
-def _warm(values: Floats) -> Floats:
-    """The known values after the first frames."""
-    later = values[WARM_UP_FRAMES:]
-    return later[~np.isnan(later)]
-
-
-def _edges(history: History) -> Floats:
-    """Short spans of time, from the first frame to the last; their edges."""
-    ts = np.concatenate([history.frames.ts, history.drops.ts])
-    if not len(ts) or not np.ptp(ts) > 0:
-        return np.zeros(2)  # one span, of no length: nothing is a rate of it
-    count = int(np.clip(np.ptp(ts) / _SPAN_S, 1, 1 << 20))
-    edges: Floats = np.linspace(ts.min(), ts.max(), count + 1)
-    return edges
+        edges, drops = run.spans(), run.history.drops
+        published, _ = np.histogram(run.rows.ts, edges, weights=run.published)
+        dropped, _ = np.histogram(drops.ts, edges, weights=drops.count.astype(np.float64))
+        return ratio(dropped, published + dropped, self._random, block_rows=1)
 
 
 def _change(

@@ -9,9 +9,8 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
-from kpi import events
 from kpi.events import Event
-from kpi.logger import EventsDropped
+from kpi.schema import event_types
 
 Convert = Callable[[object], object]
 
@@ -181,9 +180,4 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _events() -> list[type[Event]]:
-    found = [kind for kind in vars(events).values() if isinstance(kind, type)]
-    return [EventsDropped, *(k for k in found if issubclass(k, Event) and k is not Event)]
-
-
-_FORMS = {kind.event: _form(kind) for kind in _events()}
+_FORMS = {kind.event: _form(kind) for kind in event_types()}

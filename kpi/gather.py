@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from kpi.columns import FrameRows, Names, SampleRows, floats, ints
+from kpi.columns import FrameRows, Names, SampleRows, SecondRows, floats, ints
 from kpi.decoding import Record
 from kpi.events import (
     DeviceFault,
@@ -16,6 +16,7 @@ from kpi.events import (
     Event,
     FrameDropped,
     FramePublished,
+    FrameSecond,
     ObjectRefused,
     PromptEnded,
     RecorderState,
@@ -45,8 +46,9 @@ class _Gatherer:
     def __init__(self) -> None:
         self._sources = Names()
         self._frames = FrameRows(self._sources)
+        self._seconds = SecondRows(self._sources)
         self._drop_ts = array("d")
-        self._drop_reason = array("q")
+        self._drop_reason, self._drop_count = array("q"), array("q")
         self._reasons = Names()
         self._devices: dict[str | None, SampleRows] = {}
         self._throttled: list[Throttled] = []
@@ -68,7 +70,8 @@ class _Gatherer:
             finished=finished[-1] if finished else None,
             sources=self._sources.all,
             frames=self._frames.done(),
-            drops=Drops(floats(self._drop_ts), ints(self._drop_reason), self._reasons.all),
+            per_second=self._seconds.done(),
+            drops=self._drops(),
             devices=tuple(rows.done(gpu) for gpu, rows in self._devices.items()),
             throttled=tuple(self._throttled),
             marks=tuple(self._marks),
@@ -80,14 +83,26 @@ class _Gatherer:
         if isinstance(event, FramePublished):
             self._frames.add(record.ts, event)
         elif isinstance(event, FrameDropped):
-            self._drop_ts.append(record.ts)
-            self._drop_reason.append(self._reasons.index(event.reason))
+            self._drop(record.ts, event.reason, 1)
+        elif isinstance(event, FrameSecond):
+            self._seconds.add(record.ts, event)
+            for reason, count in event.dropped.items():
+                self._drop(record.ts, reason, count)
         elif isinstance(event, DeviceSample):
             self._devices.setdefault(event.gpu, SampleRows()).add(record.ts, event)
-            if event.gpu_throttle_reasons:
+            if event.gpu_throttle_reasons and len(self._throttled) < _MOST_MARKS:
                 self._throttled.append(Throttled(record.ts, event.gpu, event.gpu_throttle_reasons))
         elif isinstance(event, MARKS):
             self._mark(record, event)
+
+    def _drop(self, ts: float, reason: str, count: int) -> None:
+        self._drop_ts.append(ts)
+        self._drop_reason.append(self._reasons.index(reason))
+        self._drop_count.append(count)
+
+    def _drops(self) -> Drops:
+        columns = (ints(self._drop_reason), ints(self._drop_count))
+        return Drops(floats(self._drop_ts), *columns, self._reasons.all)
 
     def _mark(self, record: Record, event: Event) -> None:
         """The run's ends are always kept: they are few, and come when the rest may be full."""

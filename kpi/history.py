@@ -3,77 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kpi.decoding import Record
-from kpi.events import Event, RunFinished, RunStarted
+from kpi.events import Event, RunFinished, RunStarted, Spread
+from kpi.frame_columns import Floats, Frames, Ints, Seconds, Share
 from kpi.reading import ReadingNotes
+from kpi.stats import spread
 
 E = TypeVar("E", bound=Event)
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StageColumn:
-    """Milliseconds of one stage, a row a published frame; NaN where it was not timed."""
-
-    name: str
-    host_ms: Floats
-    gpu_ms: Floats
-
-    @property
-    def spent_ms(self) -> Floats:
-        """GPU time where there is one, else host time: what the frame waited for."""
-        return np.where(np.isnan(self.gpu_ms), self.host_ms, self.gpu_ms)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frames:
-    """The published frames in the order of the log; a row each, unknown numbers are NaN."""
-
-    ts: Floats
-    """Unix seconds."""
-    source: Ints
-    """Index into `History.sources`."""
-    epoch: Ints
-    frame_id: Ints
-    latency_ms: Floats
-    age_ms: Floats
-    queue_ms: Floats
-    objects: Ints
-    presence_low: Floats
-    """The least present object's, a logit; NaN without objects."""
-    presence_median: Floats
-    stages: tuple[StageColumn, ...]
-    """In the order they ran."""
-
-    def __len__(self) -> int:
-        return len(self.ts)
-
-    def stage(self, name: str) -> StageColumn:
-        """Where there is no such stage, a column of NaN."""
-        unknown = np.full(len(self), np.nan)
-        found = (stage for stage in self.stages if stage.name == name)
-        return next(found, StageColumn(name, unknown, unknown))
-
-    @property
-    def waiting_is_told(self) -> bool:
-        return not bool(np.isnan(self.queue_ms).all())
-
-    @property
-    def waiting_ms(self) -> Floats:
-        """`queue_ms`; where no frame has it, the part of the latency that no stage explains
-        (below 0 where stages overlap)."""
-        if self.waiting_is_told:
-            return self.queue_ms
-        explained = np.zeros(len(self.ts))
-        for stage in self.stages:
-            explained += np.nan_to_num(stage.spent_ms)
-        return self.latency_ms - explained
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +24,25 @@ class ReasonCount:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drops:
-    """The dropped frames, a row each."""
+    """The dropped frames: a row a frame, or a row a second and reason."""
 
     ts: Floats
     reason: Ints
     """Index into `reasons`."""
+    count: Ints
     reasons: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.ts)
+    @property
+    def total(self) -> int:
+        return int(self.count.sum())
 
     @property
     def by_reason(self) -> tuple[ReasonCount, ...]:
         """The most frequent first."""
-        counts = np.bincount(self.reason, minlength=len(self.reasons))
-        rows = [ReasonCount(*row) for row in zip(self.reasons, counts.tolist(), strict=True)]
+        rows = [
+            ReasonCount(name, int(self.count[self.reason == number].sum()))
+            for number, name in enumerate(self.reasons)
+        ]
         return tuple(sorted(rows, key=lambda row: -row.count))
 
 
@@ -147,6 +91,9 @@ class History:
     """None: the run crashed, or goes on."""
     sources: tuple[str, ...]
     frames: Frames
+    """Where the log has a line for each frame."""
+    per_second: Seconds
+    """Where it has one line a second instead."""
     drops: Drops
     devices: tuple[DeviceTrack, ...]
     throttled: tuple[Throttled, ...]
@@ -161,13 +108,41 @@ class History:
         return max(self.ends - self.begins, 0.0)
 
     @property
+    def published(self) -> int:
+        """Published frames in the log."""
+        return len(self.frames) + int(self.per_second.published.sum())
+
+    @property
+    def row(self) -> str:
+        """What a row of `rows` is: "frame" or "second"."""
+        return "frame" if len(self.frames) or not len(self.per_second) else "second"
+
+    def rows(self, share: Share = "p50") -> Frames:
+        """The frames; where the log has none, its seconds, each as if it were one."""
+        return self.frames if self.row == "frame" else self.per_second.rows(share)
+
+    @property
+    def latency(self) -> Spread | None:
+        """Of all frames; of a typical second where the log has only those."""
+        if self.row == "frame":
+            return spread(self.frames.latency_ms)
+        return self.per_second.latency.typical
+
+    @property
+    def age(self) -> Spread | None:
+        """As `latency`."""
+        return spread(self.frames.age_ms) if self.row == "frame" else self.per_second.age.typical
+
+    @property
     def fps(self) -> float | None:
-        """As the run told it; where it did not, the frames between the first and the last
-        publication over that time. None for less than two frames."""
+        """As the run told it; where it did not, the frames between the first and the last row
+        over that time. None for less than two rows."""
         if self.finished is not None and self.finished.fps is not None:
             return self.finished.fps
-        apart = float(np.ptp(self.frames.ts)) if len(self.frames) else 0.0
-        return (len(self.frames) - 1) / apart if apart > 0 else None
+        ts = self.rows().ts
+        apart = float(np.ptp(ts)) if len(ts) else 0.0
+        first = 1 if self.row == "frame" else int(self.per_second.published[0])
+        return (self.published - first) / apart if apart > 0 else None
 
     def marked(self, kind: type[E]) -> list[tuple[float, E]]:
         """The marks of one kind as (Unix seconds, event)."""

@@ -67,7 +67,7 @@ class KpiLog:
                 record = decode(line)
             except LineError as error:
                 if line.strip():
-                    torn = newest and not line.endswith(b"\n")
+                    torn = newest and not line.endswith(b"\n") and len(line) <= LONGEST_LINE
                     self._note_fault(f"{Path(file.name).name}:{number}: {error}", torn)
                 continue
             self.notes.events += 1

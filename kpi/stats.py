@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kpi.history import Floats
+from kpi.events import Spread
 
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Exact percentiles of the values that are known."""
-
-    count: int
-    p50: float
-    p95: float
-    p99: float
-    max: float
+Floats = NDArray[np.floating[Any]]
 
 
 def spread(values: Floats) -> Spread | None:
-    """None without values. A percentile is the smallest value that so many do not exceed, the
-    rank of the histograms behind `summary.json`."""
+    """Exact percentiles of the known values; None without any. A percentile is the smallest value
+    that so many do not exceed: the rank of the histograms behind `summary.json`."""
     known = np.sort(values[~np.isnan(values)])
     if not len(known):
         return None
@@ -31,7 +24,15 @@ def spread(values: Floats) -> Spread | None:
     def at(share: float) -> float:
         return float(known[max(1, math.ceil(share * len(known))) - 1])
 
-    return Spread(len(known), at(0.5), at(0.95), at(0.99), float(known[-1]))
+    return Spread(at(0.5), at(0.95), at(0.99), float(known[-1]))
+
+
+def typical(p50: Floats, p95: Floats, p99: Floats, top: Floats) -> Spread | None:
+    """Medians of percentiles, and the largest maximum; None where nothing is known."""
+    middle, high, higher, highest = (spread(column) for column in (p50, p95, p99, top))
+    if middle is None or high is None or higher is None or highest is None:
+        return None
+    return Spread(middle.p50, high.p50, higher.p50, highest.max)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

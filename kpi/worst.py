@@ -17,7 +17,8 @@ from kpi.events import (
     SourceStateChanged,
     SubscriberState,
 )
-from kpi.history import Floats, Frames, History
+from kpi.frame_columns import Floats, Frames
+from kpi.history import History
 from kpi.stats import spread
 
 _FIRST_FRAMES = 10
@@ -63,22 +64,25 @@ class _Part:
 
 
 def worst_frames(history: History, count: int = 10) -> tuple[WorstFrame, ...]:
-    """The slowest first; fewer where fewer have a known latency."""
-    frames = history.frames
+    """The slowest first; fewer where fewer have a known latency. Of a log that has only seconds,
+    the seconds with the slowest frames."""
+    frames = history.rows("max")
     whole = spread(frames.latency_ms)
     if whole is None:
         return ()
     known = np.flatnonzero(~np.isnan(frames.latency_ms))
     order = known[np.argsort(-frames.latency_ms[known], kind="stable")][:count]
     parts = _parts(frames)
-    return tuple(_worst(history, int(row), whole.p50, parts) for row in order)
+    return tuple(_worst(history, frames, int(row), whole.p50, parts) for row in order)
 
 
-def _worst(history: History, row: int, median: float, parts: list[_Part]) -> WorstFrame:
-    frames = history.frames
+def _worst(
+    history: History, frames: Frames, row: int, median: float, parts: list[_Part]
+) -> WorstFrame:
     latency = float(frames.latency_ms[row])
     over = latency - median
-    causes = [*_excesses(parts, row, over), *_first(frames, row), *_meanwhile(history, row)]
+    first = _first(frames, row) if history.row == "frame" else []
+    causes = [*_excesses(parts, row, over), *first, *_meanwhile(history, frames, row)]
     return WorstFrame(
         ts=float(frames.ts[row]),
         source=history.sources[int(frames.source[row])],
@@ -115,10 +119,11 @@ def _first(frames: Frames, row: int) -> list[str]:
     return [f"frame {number} of its epoch"] if number <= _FIRST_FRAMES else []
 
 
-def _meanwhile(history: History, row: int) -> list[str]:
+def _meanwhile(history: History, frames: Frames, row: int) -> list[str]:
     """What happened between the grab and the publication, or shortly around."""
-    end = float(history.frames.ts[row]) + _NEAR_S
-    begin = end - 2 * _NEAR_S - float(history.frames.latency_ms[row]) / 1e3
+    end = float(frames.ts[row]) + _NEAR_S
+    length = float(frames.latency_ms[row]) / 1e3 + (0 if history.row == "frame" else 1)
+    begin = end - 2 * _NEAR_S - length
     found = [
         tell(mark.event)
         for mark in history.marks

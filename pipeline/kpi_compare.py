@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kpi.compare import WARM_UP_FRAMES, Change
+from kpi.compare import Change
 from kpi.compare import compare as changes_between
+from kpi.compared_run import WARM_UP_FRAMES
 from kpi.gather import gather
 from kpi.history import History
 from kpi.reading import LogError
@@ -106,7 +107,7 @@ def _show(
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=_WIDTH)
     for name, (path, history) in (("A", a), ("B", b)):
-        frames, seconds = len(history.frames), history.seconds
+        frames, seconds = history.published, history.seconds
         console.print(Text(f"{name}  {path}: {frames} frames published in {seconds:.1f} s"))
     for difference in differences:
         was, now = (printable(str(v), 80) for v in (difference.a, difference.b))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from kpi.history import Floats, History
+from kpi.frame_columns import Floats, Frames, SpreadColumn
+from kpi.history import History
 from kpi.report.html import Picture
 from kpi.report.marks import draw_states, mark_faults
 from kpi.report.panels import PANELS
@@ -20,11 +21,10 @@ _REASON_COLOURS = (ORANGE, RED, VIOLET, BLUE, GREEN, GREY)
 
 
 def latency(history: History, time: TimeAxis) -> Picture:
-    frames = history.frames
     figure, (strip, upper, lower) = canvas((0.25, 2.2, 1.5), shared=True)
     draw_states(strip, history, time)
-    _percentiles(upper, time, frames.ts, frames.latency_ms)
-    _percentiles(lower, time, frames.ts, frames.age_ms)
+    _latency(upper, time, history)
+    _age(lower, time, history)
     for axes, name in ((upper, "latency (ms)"), (lower, "age (ms)")):
         mark_faults(axes, history, time)
         axes.set_ylabel(name)
@@ -40,17 +40,43 @@ def latency(history: History, time: TimeAxis) -> Picture:
     )
 
 
-def _percentiles(axes: Axes, time: TimeAxis, ts: Floats, values: Floats) -> None:
+def _latency(axes: Axes, time: TimeAxis, history: History) -> None:
+    if history.row == "frame":
+        _of_frames(axes, time, history.frames.ts, history.frames.latency_ms)
+    else:
+        _of_seconds(axes, time, history.per_second.ts, history.per_second.latency)
+
+
+def _age(axes: Axes, time: TimeAxis, history: History) -> None:
+    if history.row == "frame":
+        _of_frames(axes, time, history.frames.ts, history.frames.age_ms)
+    else:
+        _of_seconds(axes, time, history.per_second.ts, history.per_second.age)
+
+
+def _of_frames(axes: Axes, time: TimeAxis, ts: Floats, values: Floats) -> None:
     since = time.since(ts)
-    if len(values) <= _SINGLE_FRAMES:
+    few = len(values) <= _SINGLE_FRAMES
+    if few:
         axes.plot(time.at(since), values, ".", ms=2.5, color=GREY, alpha=0.6, label="a frame")
     spans = max(1, min(_SPANS, len(values) // 10))
     bins = along(since, values, time.seconds, spans)
-    at = time.at(bins.seconds)
-    if len(values) > _SINGLE_FRAMES:
-        axes.plot(at, bins.max, color=GREY, lw=0.8, label="max")
-    axes.plot(at, bins.p95, color=ORANGE, lw=1.1, label="p95")
-    axes.plot(at, bins.p50, color=BLUE, lw=1.5, label="p50")
+    _curves(axes, time.at(bins.seconds), None if few else bins.max, bins.p95, bins.p50)
+
+
+def _of_seconds(axes: Axes, time: TimeAxis, ts: Floats, values: SpreadColumn) -> None:
+    since = time.since(ts)
+    spans = max(1, min(_SPANS, round(time.seconds)))
+    columns = (values.max, values.p95, values.p50)
+    top, p95, p50 = (along(since, column, time.seconds, spans) for column in columns)
+    _curves(axes, time.at(top.seconds), top.max, p95.p50, p50.p50)
+
+
+def _curves(axes: Axes, at: Floats, top: Floats | None, p95: Floats, p50: Floats) -> None:
+    if top is not None:
+        axes.plot(at, top, color=GREY, lw=0.8, label="max")
+    axes.plot(at, p95, color=ORANGE, lw=1.1, label="p95")
+    axes.plot(at, p50, color=BLUE, lw=1.5, label="p50")
     axes.set_ylim(bottom=0)
 
 
@@ -61,14 +87,15 @@ def drops(history: History, time: TimeAxis) -> Picture:
     below = np.zeros(len(edges) - 1)
     for number, row in enumerate(dropped.by_reason):
         chosen = dropped.reason == dropped.reasons.index(row.reason)
-        counts, _ = np.histogram(time.since(dropped.ts[chosen]), edges)
+        since, weights = time.since(dropped.ts[chosen]), dropped.count[chosen]
+        counts, _ = np.histogram(since, edges, weights=weights)
         colour = _REASON_COLOURS[number % len(_REASON_COLOURS)]
         label = f"{printable(row.reason, 20)} ({row.count})"
         width = np.diff(time.at(edges))
         axes.bar(time.at(edges[:-1]), counts, width, below, align="edge", color=colour, label=label)
         below += counts
     axes.set_ylabel("dropped frames")
-    axes.legend(loc="upper right", ncols=4)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=4)
     time.label(axes)
     return Picture(
         "Dropped frames",
@@ -78,30 +105,36 @@ def drops(history: History, time: TimeAxis) -> Picture:
 
 
 def objects(history: History, time: TimeAxis) -> Picture:
-    frames = history.frames
-    figure, (upper, lower) = canvas((1.3, 1.5), shared=True)
+    frames = history.rows()
+    with_presence = not np.isnan(frames.presence_low).all()
+    figure, (upper, *lower) = canvas((1.3, 1.5) if with_presence else (1.3,), shared=True)
     since = time.since(frames.ts)
     spans = max(1, min(_SPANS, len(frames) // 4))
     counted = along(since, frames.objects.astype(np.float64), time.seconds, spans)
     upper.plot(time.at(counted.seconds), counted.p50, color=BLUE, lw=1.5, drawstyle="steps-mid")
     upper.set_ylabel("objects")
     upper.set_ylim(bottom=0)
-    for values, colour, name in (
-        (frames.presence_median, BLUE, "median object"),
-        (frames.presence_low, ORANGE, "least present object"),
-    ):
-        bins = along(since, values, time.seconds, spans)
-        lower.plot(time.at(bins.seconds), bins.p50, color=colour, lw=1.2, label=name)
-    lower.axhline(0, color=RED, lw=0.8)
-    lower.set_ylabel("presence (logit)")
-    lower.legend(loc="lower right", ncols=2)
-    time.label(lower)
+    for axes in lower:
+        _presence(axes, time, frames, spans)
+    time.label((upper, *lower)[-1])
     return Picture(
         "Objects and their presence",
         "How many objects a frame had, and how sure the model was that they are in sight: below"
         " the red line it takes an object for hidden or gone. Medians of short spans.",
         drawn(figure),
     )
+
+
+def _presence(axes: Axes, time: TimeAxis, frames: Frames, spans: int) -> None:
+    for values, colour, name in (
+        (frames.presence_median, BLUE, "median object"),
+        (frames.presence_low, ORANGE, "least present object"),
+    ):
+        bins = along(time.since(frames.ts), values, time.seconds, spans)
+        axes.plot(time.at(bins.seconds), bins.p50, color=colour, lw=1.2, label=name)
+    axes.axhline(0, color=RED, lw=0.8)
+    axes.set_ylabel("presence (logit)")
+    axes.legend(loc="lower right", ncols=2)
 
 
 def devices(history: History, time: TimeAxis) -> Picture | None:
@@ -112,8 +145,7 @@ def devices(history: History, time: TimeAxis) -> Picture | None:
     if not panels:
         return None
     figure, all_axes = canvas((1.2, *(0.85 for _ in panels)), shared=True)
-    if len(history.frames):
-        _percentiles(all_axes[0], time, history.frames.ts, history.frames.latency_ms)
+    _latency(all_axes[0], time, history)
     all_axes[0].set_ylabel("latency\n(ms)")
     for axes, (track, panel) in zip(all_axes[1:], panels, strict=True):
         panel.draw(axes, track, time)

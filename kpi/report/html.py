@@ -15,7 +15,8 @@ STYLE = """
 body { margin: 0; background: #f8fafc; color: #1e293b;
        font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main { max-width: 1040px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 2px; } h2 { font-size: 18px; margin: 36px 0 6px; }
+h1 { font-size: 26px; margin: 0 0 2px; overflow-wrap: anywhere; }
+h2 { font-size: 18px; margin: 36px 0 6px; }
 p { margin: 4px 0 10px; } .quiet { color: #64748b; } code { font-size: 13px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(122px, 1fr));
          gap: 12px; margin: 20px 0; }
@@ -32,6 +33,7 @@ table { border-collapse: collapse; width: 100%; background: #fff; font-size: 14p
 th, td { text-align: left; padding: 5px 10px; border-bottom: 1px solid #e2e8f0;
          vertical-align: top; overflow-wrap: anywhere; }
 th { color: #64748b; font-weight: 500; white-space: nowrap; }
+td:first-child { min-width: 100px; }
 td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 ul { margin: 0; padding-left: 18px; }
 """
@@ -101,7 +103,7 @@ def figure(picture: Picture) -> str:
     title = text(picture.title)
     return (
         f'<h2>{title}</h2><figure><img alt="{title}" src="{picture.uri}">'
-        f"<figcaption>{text(picture.caption)}</figcaption></figure>"
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
 
 

@@ -9,7 +9,6 @@ from kpi.history import History
 from kpi.report import along_time, shape, tables
 from kpi.report.html import card, document, figure, number, text
 from kpi.report.style import styled, time_axis
-from kpi.stats import spread
 
 
 def report(history: History, name: str) -> str:
@@ -32,21 +31,21 @@ def _body(history: History, title: str) -> Iterator[str]:
     yield "<h2>The run</h2>" + tables.facts(history)
     yield "<h2>Every frame accounted for</h2>" + tables.accounting(history)
     yield from _pictures(history)
-    yield "<h2>The slowest frames</h2>" + tables.worst(history)
+    yield f"<h2>The slowest {history.row}s</h2>" + tables.worst(history)
     yield "<h2>States of the sources</h2>" + tables.states(history)
     yield "<h2>Faults and errors</h2>" + tables.faults(history)
     yield "<h2>Prompts</h2>" + tables.prompts(history)
 
 
 def _cards(history: History) -> str:
-    latency, frames = spread(history.frames.latency_ms), len(history.frames)
+    latency, dropped = history.latency, history.drops.total
     finished = history.finished
     outcome = "no end" if finished is None else f"exit {finished.exit_code}"
     faults = len(tables.fault_rows(history))
     cards = [
         card(outcome, "how it ended", bad=finished is None or finished.exit_code != 0),
-        card(f"{frames:,}", "frames published"),
-        card(f"{len(history.drops):,}", "frames dropped", bad=len(history.drops) > 0),
+        card(f"{history.published:,}", "frames published"),
+        card(f"{dropped:,}", "frames dropped", bad=dropped > 0),
         card(number(history.fps), "frames a second"),
         card("–" if latency is None else f"{number(latency.p50)} ms", "latency, median"),
         card("–" if latency is None else f"{number(latency.p99)} ms", "latency, p99"),
@@ -56,18 +55,18 @@ def _cards(history: History) -> str:
 
 
 def _pictures(history: History) -> Iterator[str]:
-    time, frames = time_axis(history), history.frames
+    time, frames = time_axis(history), history.rows()
     if len(frames):
         yield figure(along_time.latency(history, time))
-        yield figure(shape.distribution(frames))
-        yield tables.spreads(frames)
+        yield figure(shape.distribution(history))
+        yield tables.spreads(history)
         rows = shape.stage_rows(frames)
         if rows:
             yield figure(shape.waterfall(rows))
             yield tables.stages(rows)
     else:
-        yield "<h2>Latency</h2><p>No frame was published.</p>"
-    if len(history.drops):
+        yield "<h2>Latency</h2><p>The log tells of no published frame.</p>"
+    if history.drops.total:
         yield figure(along_time.drops(history, time))
     if len(frames):
         yield figure(along_time.objects(history, time))

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from kpi.history import Floats, Frames
+from kpi.events import Spread
+from kpi.frame_columns import Floats, Frames
+from kpi.history import History
 from kpi.report.html import Picture
 from kpi.report.style import BLUE, GREY, ORANGE, RED, VIOLET, canvas, drawn
-from kpi.stats import Spread, spread
+from kpi.stats import spread
 from kpi.text import printable
 
 
-def distribution(frames: Frames) -> Picture:
+def distribution(history: History) -> Picture:
+    frames = history.rows()
     figure, axes = canvas((1.9, 1.9), gap=0.5)
     for panel, values, name in (
         (axes[0], frames.latency_ms, "latency (ms)"),
@@ -22,11 +25,12 @@ def distribution(frames: Frames) -> Picture:
     ):
         _histogram(panel, values)
         panel.set_title(name, fontsize=9, loc="left")
-        panel.set_ylabel("frames")
+        panel.set_ylabel(f"{history.row}s")
     return Picture(
         "How latency and age are spread",
-        "Each bar counts the frames of a span. The lines are what half, 95 % and 99 % of the"
-        " frames do not exceed, and the worst frame.",
+        f"Each bar counts the {history.row}s of a span; the lines are what half, 95 % and 99 % of"
+        f" the {history.row}s do not exceed, and the worst {history.row}."
+        + ("" if history.row == "frame" else " Of each second the log has its median."),
         drawn(figure),
     )
 
@@ -36,7 +40,7 @@ def _histogram(axes: Axes, values: Floats) -> None:
     if row is None:
         axes.text(0.5, 0.5, "not known", transform=axes.transAxes, ha="center")
         return
-    wide = row.max > 20 * max(row.p50, 1e-3) and float(known.min()) > 0
+    wide = row.max > 4 * max(row.p50, 1e-3) and float(known.min()) > 0
     low, high = float(known.min()), max(row.max, float(known.min()) + 1e-3)
     edges = np.geomspace(low, high, 81) if wide else np.linspace(low, high, 81)
     if wide:

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kpi.history import Floats, History
+from kpi.frame_columns import Floats
+from kpi.history import History
 
 BLUE, ORANGE, GREY, RED, GREEN, VIOLET = (
     *("#2563eb", "#ea8a0b", "#94a3b8", "#dc2626", "#0f9d6b", "#7c3aed"),

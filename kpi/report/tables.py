@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from kpi.events import DeviceFault, ErrorRaised, PromptEnded, SourceStateChanged
-from kpi.history import Frames, History
+from kpi.events import DeviceFault, ErrorRaised, PromptEnded, SourceStateChanged, Spread
+from kpi.history import History
 from kpi.logger import EventsDropped
 from kpi.report.html import table, text
 from kpi.report.shape import StageRow
-from kpi.stats import Spread, spread
 from kpi.worst import worst_frames
 
 _MOST_ROWS = 100
@@ -26,6 +25,11 @@ def notes(history: History) -> Iterator[str]:
         found.append("The log has no beginning: its oldest files were rotated away.")
     if history.finished is None:
         found.append("The log has no end: the run crashed, was killed, or still goes on.")
+    if history.row == "second":
+        found.append(
+            "The log has one line a second instead of one a frame (kpi.detail: second): times of"
+            " stages are medians of seconds, and presence is not told."
+        )
     if log.torn:
         found.append("The last line was cut and is not counted.")
     if log.broken:
@@ -66,13 +70,13 @@ def accounting(history: History) -> str:
     counted = {row.reason: row.count for row in history.drops.by_reason}
     told = finished.dropped if finished is not None else {}
     rows: list[Row] = [
-        ("published", len(history.frames), None if finished is None else finished.published)
+        ("published", history.published, None if finished is None else finished.published)
     ]
     for reason in dict.fromkeys((*counted, *told)):
         rows.append(
             (f"dropped: {reason}", counted.get(reason, 0), told.get(reason) if finished else None)
         )
-    total = len(history.frames) + len(history.drops)
+    total = history.published + history.drops.total
     rows.append(("grabbed", total, None if finished is None else finished.grabbed))
     exact = finished is not None and total == finished.grabbed
     verdict = (
@@ -83,11 +87,10 @@ def accounting(history: History) -> str:
     return f"<p>{verdict}</p>" + table(("frames", "in the log", "the run's own count"), rows)
 
 
-def spreads(frames: Frames) -> str:
-    rows = (("latency (ms)", frames.latency_ms), ("age (ms)", frames.age_ms))
-    return table(
-        ("", "p50", "p95", "p99", "max"), [_spread_row(name, spread(v)) for name, v in rows]
-    )
+def spreads(history: History) -> str:
+    of = "" if history.row == "frame" else ", a typical second"
+    rows = ((f"latency (ms){of}", history.latency), (f"age (ms){of}", history.age))
+    return table(("", "p50", "p95", "p99", "max"), [_spread_row(name, row) for name, row in rows])
 
 
 def stages(rows: tuple[StageRow, ...]) -> str:
@@ -112,7 +115,7 @@ def _spread_row(name: str, row: Spread | None) -> Row:
 def worst(history: History) -> str:
     frames = worst_frames(history)
     if not frames:
-        return "<p>No frame was published.</p>"
+        return "<p>The log tells of no published frame.</p>"
     rows = [
         (
             *(_clock(history, f.ts), f.source, f.epoch, f.frame_id, f.latency_ms, f.over_ms),
