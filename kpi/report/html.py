@@ -64,20 +64,22 @@ def card(value: object, label: str, *, bad: bool = False) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Numbers, given as float, int or None, stand on the right; a tuple becomes a list."""
+    """Numbers, given as float, int or None, stand on the right; a tuple becomes a list. A `head`
+    of empty names is left out."""
     lines = [list(row) for row in rows]
     right = [
         bool(lines) and all(isinstance(row[n], float | int | None) for row in lines)
         for n in range(len(head))
     ]
     cells = "".join(_cell("th", name, side) for name, side in zip(head, right, strict=True))
+    top = f"<tr>{cells}</tr>" if any(head) else ""
     body = "".join(
         "<tr>"
         + "".join(_cell("td", value, side) for value, side in zip(row, right, strict=True))
         + "</tr>"
         for row in lines
     )
-    return f'<div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
+    return f'<div class="wide"><table>{top}{body}</table></div>'
 
 
 def _cell(tag: str, value: object, right: bool) -> str:

@@ -51,7 +51,7 @@ def _histogram(axes: Axes, values: Floats) -> None:
     ):
         at = float(getattr(row, name))
         axes.axvline(at, color=colour, ls=style, lw=1.3, label=f"{name} {at:.1f} ms")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=4)
 
 
 @dataclass(frozen=True, slots=True)
