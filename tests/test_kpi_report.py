@@ -129,6 +129,12 @@ def test_the_same_log_gives_the_same_page(tmp_path: Path) -> None:
     assert report(gather(tmp_path), "x") == report(gather(tmp_path), "x")
 
 
+def test_the_page_of_a_long_run_is_no_larger_than_a_short_ones(tmp_path: Path) -> None:
+    short = report(gather(write_log(tmp_path / "a", Made(frames=2_900))), "x")
+    long = report(gather(write_log(tmp_path / "b", Made(frames=40_000))), "x")
+    assert len(long) < 1.2 * len(short)
+
+
 def test_hostile_text_and_absurd_numbers_do_no_harm(tmp_path: Path) -> None:
     shown = page(write_events(tmp_path, hostile_events()))
     assert "script" not in shown.tags

@@ -10,14 +10,13 @@ from kpi.history import History
 from kpi.report.html import Picture
 from kpi.report.marks import draw_states, mark_faults
 from kpi.report.panels import PANELS
-from kpi.report.style import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, TimeAxis, canvas, drawn
+from kpi.report.style import BLUE, GREEN, GREY, ORANGE, RED, SPANS, VIOLET, TimeAxis, canvas, drawn
 from kpi.stats import along
 from kpi.text import printable
 
-_SPANS = 240
 _SINGLE_FRAMES = 3000
 """Up to so many frames each is drawn as a point."""
-_REASON_COLOURS = (ORANGE, RED, VIOLET, BLUE, GREEN, GREY)
+_REASON_COLOURS = (ORANGE, RED, SPANS, VIOLET, BLUE, GREEN, GREY)
 
 
 def latency(history: History, time: TimeAxis) -> Picture:
@@ -59,14 +58,14 @@ def _of_frames(axes: Axes, time: TimeAxis, ts: Floats, values: Floats) -> None:
     few = len(values) <= _SINGLE_FRAMES
     if few:
         axes.plot(time.at(since), values, ".", ms=2.5, color=GREY, alpha=0.6, label="a frame")
-    spans = max(1, min(_SPANS, len(values) // 10))
+    spans = max(1, min(SPANS, len(values) // 10))
     bins = along(since, values, time.seconds, spans)
     _curves(axes, time.at(bins.seconds), None if few else bins.max, bins.p95, bins.p50)
 
 
 def _of_seconds(axes: Axes, time: TimeAxis, ts: Floats, values: SpreadColumn) -> None:
     since = time.since(ts)
-    spans = max(1, min(_SPANS, round(time.seconds)))
+    spans = max(1, min(SPANS, round(time.seconds)))
     columns = (values.max, values.p95, values.p50)
     top, p95, p50 = (along(since, column, time.seconds, spans) for column in columns)
     _curves(axes, time.at(top.seconds), top.max, p95.p50, p50.p50)
@@ -83,7 +82,7 @@ def _curves(axes: Axes, at: Floats, top: Floats | None, p95: Floats, p50: Floats
 def drops(history: History, time: TimeAxis) -> Picture:
     dropped = history.drops
     figure, (axes,) = canvas((1.5,))
-    edges = np.linspace(0, time.seconds, min(_SPANS, 120) + 1)
+    edges = np.linspace(0, time.seconds, min(SPANS, 120) + 1)
     below = np.zeros(len(edges) - 1)
     for number, row in enumerate(dropped.by_reason):
         chosen = dropped.reason == dropped.reasons.index(row.reason)
@@ -109,7 +108,7 @@ def objects(history: History, time: TimeAxis) -> Picture:
     with_presence = not np.isnan(frames.presence_low).all()
     figure, (upper, *lower) = canvas((1.3, 1.5) if with_presence else (1.3,), shared=True)
     since = time.since(frames.ts)
-    spans = max(1, min(_SPANS, len(frames) // 4))
+    spans = max(1, min(SPANS, len(frames) // 4))
     counted = along(since, frames.objects.astype(np.float64), time.seconds, spans)
     upper.plot(time.at(counted.seconds), counted.p50, color=BLUE, lw=1.5, drawstyle="steps-mid")
     upper.set_ylabel("objects")

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
+from kpi.frame_columns import Floats
 from kpi.history import DeviceTrack
-from kpi.report.style import BLUE, GREEN, ORANGE, VIOLET, TimeAxis
+from kpi.report.style import BLUE, GREEN, ORANGE, SPANS, VIOLET, TimeAxis
+from kpi.stats import along
 
+_SINGLE_SAMPLES = 1000
 _COLOURS = (BLUE, ORANGE, GREEN, VIOLET)
 
 
@@ -32,15 +35,27 @@ class Panel:
         return any(track.column(curve.column) is not None for curve in self.curves)
 
     def draw(self, axes: Axes, track: DeviceTrack, time: TimeAxis) -> None:
-        at = time.at(time.since(track.ts))
+        since = time.since(track.ts)
         for curve, colour in zip(self.curves, _COLOURS, strict=False):
             values = track.column(curve.column)
             if values is not None:
-                axes.plot(at, values * self.scale, ".-", ms=2, lw=1, color=colour, label=curve.name)
+                self._curve(axes, time, since, values * self.scale, colour, curve.name)
         axes.set_ylabel(self.label)
         axes.set_ylim(bottom=0)
         if len(self.curves) > 1:
             axes.legend(loc="lower right", ncols=4)
+
+    @staticmethod
+    def _curve(
+        axes: Axes, time: TimeAxis, since: Floats, values: Floats, colour: str, name: str
+    ) -> None:
+        """Every sample of a short run; of a long one medians, and maxima in a lighter shade."""
+        if len(values) <= _SINGLE_SAMPLES:
+            axes.plot(time.at(since), values, ".-", ms=2, lw=1, color=colour, label=name)
+            return
+        bins = along(since, values, time.seconds, SPANS)
+        axes.plot(time.at(bins.seconds), bins.max, lw=0.6, color=colour, alpha=0.4)
+        axes.plot(time.at(bins.seconds), bins.p50, lw=1, color=colour, label=name)
 
 
 PANELS = (

@@ -21,6 +21,8 @@ from kpi.history import History
 BLUE, ORANGE, GREY, RED, GREEN, VIOLET = (
     *("#2563eb", "#ea8a0b", "#94a3b8", "#dc2626", "#0f9d6b", "#7c3aed"),
 )
+SPANS = 240
+"""Into so many the time of a long run is cut."""
 _WIDTH_INCHES = 10.0
 _LEFT, _RIGHT = 0.075, 0.985
 """The same in every picture, so that their time axes lie below one another."""
