@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.kpi_commands import app as kpi_app
 from stages.errors import MaskstreamError
 
 _INTERRUPTED = 130
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(kpi_app, name="kpi")
 
 
 @app.command()

@@ -18,6 +18,8 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from rich.console import Console
 
+from kpi.gather import gather
+from kpi.stats import spread
 from pipeline.config import load_config
 from pipeline.frame_flow import RunOptions
 from pipeline.run import start
@@ -139,6 +141,23 @@ def test_a_summary_that_cannot_be_written_is_shown(tmp_path: Path) -> None:
     first, _, rest = log.getvalue().partition("\n")
     assert "No such file" in first
     assert json.loads(rest) == {"fps": 30.0}
+
+
+def test_summary_and_report_say_the_same(demo: Path) -> None:
+    """The summary counts in buckets 1 % wide, the report reads every frame's event."""
+    summary, history = json.loads((demo / "summary.json").read_text()), gather(demo)
+    assert (history.published, history.drops.total) == (60, 0)
+    columns = {"latency_ms": history.latency, "age_ms": history.age}
+    for name, row in columns.items():
+        assert row is not None
+        told = (row.p50, row.p95, row.p99, row.max)
+        assert list(summary[name].values()) == pytest.approx(told, rel=0.0101, abs=1e-3), name
+    for stage in history.frames.stages:
+        row = spread(stage.host_ms)
+        assert row is not None
+        told = (row.p50, row.p95, row.p99, row.max)
+        counted = summary["stages_ms"][stage.name]["host"].values()
+        assert list(counted) == pytest.approx(told, rel=0.0101, abs=2e-3), stage.name
 
 
 def test_the_resolved_config_and_endpoints_are_written(demo: Path) -> None:

@@ -1,0 +1,1 @@
+"""One HTML page about one run, from its KPI log alone."""
