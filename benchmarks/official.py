@@ -23,18 +23,21 @@ from tools.weights import SAM2_YAML, build_sam2, load_weights
 sam2_video_predictor.tqdm = lambda frames, **_: frames  # no progress bar for every frame
 SCENE = (10_012, 300)
 """Seed and first frame of a scene whose objects stay in view for long."""
-SENSITIVE_SCENE = (10_014, 120)
-"""One whose prompted masks have wide uncertain edges, so that binarising them matters."""
+UNSURE = "unsure"
+"""The demo's model made unsure of its masks, with a memory that minds it; `_make_unsure`."""
 ENDLESS = 10**9
 """Frames that the predictor is told of: the pointers' time scale is then that of a stream."""
 
 
 def build_official(config: str, conditioning: int, seed: int = 0) -> Any:  # noqa: ANN401
-    """`SAM2VideoPredictor` with the demo's weights, or one of the package's structures with
-    random weights; without hole filling (its CUDA extension is not built here)."""
-    if config == DEMO:
+    """`SAM2VideoPredictor` with the demo's weights, as they are or `UNSURE`, or one of the
+    package's structures with random weights; without hole filling (its CUDA extension is not
+    built here)."""
+    if config in (DEMO, UNSURE):
         predictor: Any = build_sam2(video=True)
         load_weights(SAM2_YAML.with_suffix(".safetensors"), predictor)
+        if config == UNSURE:
+            _make_unsure(predictor)
     else:
         torch.manual_seed(seed)
         folder = config.split("_", 1)[0]
@@ -42,6 +45,22 @@ def build_official(config: str, conditioning: int, seed: int = 0) -> Any:  # noq
     predictor.fill_hole_area = 0
     predictor.max_cond_frames_in_attn = conditioning
     return predictor.requires_grad_(False)
+
+
+@torch.no_grad()
+def _make_unsure(predictor: Any) -> None:  # noqa: ANN401
+    """Make binarised masks differ from plain ones.
+
+    The demo's are sure almost everywhere, and its memory reads their sign more than their size:
+    left plain, its logits change by less than 1e-3. So logits become a tenth, and the mask
+    encoder's first layer gets random offsets that a small mask cannot outweigh.
+    """
+    for layers in predictor.sam_mask_decoder.output_hypernetworks_mlps:
+        layers.layers[-1].weight.mul_(0.1)
+        layers.layers[-1].bias.mul_(0.1)
+    first = predictor.memory_encoder.mask_downsampler.encoder[0]
+    noise = torch.randn(first.bias.shape, generator=torch.Generator().manual_seed(0))
+    first.bias.add_(5 * noise * first.weight.abs().sum((1, 2, 3)).mean())
 
 
 def scene_pictures(frames: int, size: int, place: tuple[int, int] = SCENE) -> list[Tensor]:
@@ -57,8 +76,8 @@ def scene_pictures(frames: int, size: int, place: tuple[int, int] = SCENE) -> li
 class Told:
     """The prompts of the history, from the phantom's truth; one object a name."""
 
-    def __init__(self, place: tuple[int, int] = SCENE) -> None:
-        seed, self._first = place
+    def __init__(self) -> None:
+        seed, self._first = SCENE
         self._scene = PhantomScene(seed, size_hw=FRAME_HW)
         self._ids: dict[str, int] = {}
 
@@ -96,11 +115,10 @@ class OfficialPredictor:
         self,
         predictor: Any,  # noqa: ANN401
         pictures: list[Tensor],
-        place: tuple[int, int] = SCENE,
     ) -> None:
         self._predictor = predictor
         self._state = new_state(pictures)
-        self._told = Told(place)
+        self._told = Told()
         self._ids: dict[str, int] = {}
         self._given = 0
 

@@ -4,10 +4,10 @@
         [--config demo | sam2.1_hiera_t] [--break NAME]
 
 Both get the same resized tensors, the same weights and the same scripted history. `--break`
-leaves out one thing that the official predictor depends on, on a scene of 60 frames where each
-matters; each must fail. Exit code 1 where
-the bar is missed: worst |logit difference| <= 1e-3 and mask IoU >= 0.999 on every object-frame,
-with masks that are not empty on at least 90 % of the reference's.
+leaves out one thing that the official predictor depends on, over 60 frames of a model for which
+each matters (`benchmarks.official.UNSURE`); each must fail. Exit code 1 where the bar is missed:
+worst |logit difference| <= 1e-3 and mask IoU >= 0.999 on every object-frame, with masks that are
+not empty on at least 90 % of the reference's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.official import (
-    SCENE,
-    SENSITIVE_SCENE,
+    UNSURE,
     OfficialPredictor,
     build_official,
     scene_pictures,
@@ -29,6 +28,7 @@ from benchmarks.official import (
 from benchmarks.report import parser, print_table, write_json
 from benchmarks.script import script
 from benchmarks.streamed import FLAWS, StreamedTracker
+from stages.segmenters.sam2_checkpoint import DEMO
 
 MOST_DIFFERENCE = 1e-3
 LEAST_IOU = 0.999
@@ -66,13 +66,12 @@ class Comparison:
         frames: int,
         objects: int = 3,
         seed: int = 0,
-        place: tuple[int, int] = SCENE,
     ) -> None:
-        """`config`: `demo`, or a structure with random weights of `seed`; `place`: the scene."""
+        """`config`: `demo`, `UNSURE`, or a structure with random weights of `seed`."""
         self._official = build_official(config, CONDITIONING, seed)
-        self._pictures = scene_pictures(frames, self._official.image_size, place)
-        self._steps, self._place = script(frames, objects), place
-        reference = OfficialPredictor(self._official, self._pictures, place)
+        self._pictures = scene_pictures(frames, self._official.image_size)
+        self._steps = script(frames, objects)
+        reference = OfficialPredictor(self._official, self._pictures)
         self._wanted = [
             reference.frame(number, self._steps.get(number, [])) for number in range(frames)
         ]
@@ -80,7 +79,7 @@ class Comparison:
     @torch.inference_mode()
     def run(self, flaw: str | None = None) -> Parity:
         """Run ours, whole or with one thing left out, over the same history."""
-        ours = StreamedTracker(self._official, CONDITIONING, flaw, self._place)
+        ours = StreamedTracker(self._official, CONDITIONING, flaw)
         found = [
             ours.frame(picture, self._steps.get(number, []))
             for number, picture in enumerate(self._pictures)
@@ -123,8 +122,8 @@ def main() -> None:
     arguments = made.parse_args()
     short = arguments.quick or arguments.flaw
     frames = arguments.frames or (60 if short else 300)
-    place = SENSITIVE_SCENE if arguments.flaw else SCENE
-    comparison = Comparison(arguments.config, frames, arguments.objects, arguments.seed, place)
+    config = UNSURE if arguments.flaw and arguments.config == DEMO else arguments.config
+    comparison = Comparison(config, frames, arguments.objects, arguments.seed)
     found = comparison.run(arguments.flaw)
     results = {name: getattr(found, name) for name in Parity.__slots__}
     print_table(

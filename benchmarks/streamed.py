@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from benchmarks.official import SCENE, Told
+from benchmarks.official import Told
 from benchmarks.script import Step
 from stages.segmenters.mask_head import GivenMasks
 from stages.segmenters.mask_head import Told as Prompt
@@ -28,13 +28,12 @@ class StreamedTracker:
         model: Any,  # noqa: ANN401
         conditioning: int,
         flaw: str | None = None,
-        place: tuple[int, int] = SCENE,
     ) -> None:
         kept = conditioning - 1 if flaw == "cond-k" else conditioning
         self.core = TrackerCore(model, SLOTS, kept)
         if flaw is not None:
             FLAWS[flaw](self.core)
-        self._told = Told(place)
+        self._told = Told()
         self._slots: dict[str, int] = {}
         self._number = 0
 

@@ -226,6 +226,25 @@ def test_one_of_two_equal_masks_is_a_duplicate(unseen: tuple[int, int], gone: li
     assert not duplicates(slots, 0.7).any()
 
 
+def test_what_lies_on_another_object_is_out_of_sight_until_found_again() -> None:
+    slots, life = table(A, A), lifecycle(confirm=1, max_missing_frames=2)
+    slots.unseen[1] = 3
+    slots.told_xyxy[1] = torch.tensor(A)
+
+    def look() -> list[bool]:
+        slots.logits[1] = slots.logits[0]  # each time the memory sees it there
+        slots.presence[1] = 2.0
+        life.end(slots, slots.live.clone())
+        return slots.live[:2].tolist()
+
+    assert look() == [True, True]
+    assert (slots.logits[1] == -1024).all()
+    assert (float(slots.presence[1]), int(slots.missing[1])) == (-2.0, 1)
+    moved = [side + 30 for side in A]
+    assert life.associate(seen(A, moved), slots).slots.tolist()[1] == 1
+    assert [look(), look()] == [[True, True], [True, False]]
+
+
 def test_slots_run_out_and_ids_are_never_used_again() -> None:
     slots = table(A, B, slots=2)
     assert int(slots.free_slot()) == 2

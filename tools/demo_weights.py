@@ -1,7 +1,7 @@
 """``python -m tools.demo_weights``: render the phantom, train both models, write the weights.
 
 Fixed seeds; the two trainings run side by side, one thread each: the detector's takes an hour
-and a half on two idle cores, SAM2's three and a half. ``--quick`` runs the same steps in a
+and a half on two idle cores, SAM2's four and a half. ``--quick`` runs the same steps in a
 minute and writes into the cache folder.
 """
 

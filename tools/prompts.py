@@ -38,10 +38,10 @@ class Points:
 def jittered_boxes(boxes: Tensor, most: float = 0.1) -> Points:
     """Boxes (B, 4) in model pixels, each side moved by up to ``most`` of the box's size.
 
-    Half of a batch is moved little, as by a good detector; half by up to ``most``.
+    Half of a batch is exact, as a person draws it; half is moved, as by a detector.
     """
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    scale = most * torch.rand(len(boxes), 1) * (torch.rand(len(boxes), 1) < 0.7)
+    scale = most * torch.rand(len(boxes), 1) * (torch.rand(len(boxes), 1) < 0.5)
     moved = boxes + (2 * torch.rand_like(boxes) - 1) * scale * size
     moved = moved.clamp(0, SIZE)
     labels = torch.tensor(_CORNER_LABELS, dtype=torch.int32).repeat(len(boxes), 1)

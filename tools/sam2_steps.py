@@ -24,6 +24,7 @@ from tools.prompts import (
 _ENDLESS: Final = 10**6  # as on a stream: the pointers' time scale is then always 15 frames
 _LOGIT_LIMIT: Final = 32.0  # SAM2VideoPredictor clamps logits that it feeds back
 _BACKGROUND_EVERY: Final = 4  # every fourth picture is also prompted where nothing is
+_SMALL: Final = 400.0  # of the loss's pixels, 6400 of the frame's: the smaller, the harder
 _CLASS_WEIGHTS: Final = torch.tensor([1.0, 1.0, 2.0])  # lumen, lesion, needle: thin is hard
 
 
@@ -67,6 +68,11 @@ def enlarged(logits: Tensor, like: Tensor) -> Tensor:
         logits, size=like.shape[-2:], mode="bilinear", align_corners=False
     )
     return up[:, 0] > 0
+
+
+def small_first(cover: Tensor) -> Tensor:
+    """Weight (B,) of objects by what of them is seen, ``cover`` (B, 120, 160): 1 to 2."""
+    return 1 + (1 - cover.flatten(1).sum(1) / _SMALL).clamp(0, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +125,7 @@ def picture_step(
     levels = model.forward_image(batch.images)["backbone_fpn"]
     top = levels[-1] + model.no_mem_embed.view(1, -1, 1, 1)
     pictures = _Pictures(top, levels[:-1])
-    weight = _CLASS_WEIGHTS[batch.class_ids]
+    weight = _CLASS_WEIGHTS[batch.class_ids] * small_first(batch.cover)
     present = torch.ones(len(weight), dtype=torch.bool)
     masks = batch.cover > 0.5
     losses = []

@@ -1,7 +1,7 @@
 """``python -m tools.train_sam2``: train the demo SAM2 on rendered clips, on the CPU.
 
-Five phases in this order: pictures teach prompts; more pictures, with the encoder's maps
-supervised too; clips add memory; two joint phases bring both on together. Same clips, steps and
+Six phases in this order: pictures teach prompts; more pictures, with the encoder's maps
+supervised too; clips add memory; three joint phases bring both on together. Same clips, steps and
 threads give the same weights.
 """
 
@@ -42,6 +42,8 @@ class Recipe:
     """Whether the encoder also learns class shares; see `DenseHeads`."""
     clip_weight: float = 1.0
     """Of the clips' loss, beside the pictures'."""
+    clip_every: int = 1
+    """Steps until clips are learned again."""
     ema: float = 0.998
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -60,7 +62,8 @@ JOINT = Recipe(
     dense=True, clip_weight=0.5,
 )  # fmt: skip
 POLISH = replace(JOINT, phase="polish", steps=1000, peak_rate=3e-4, tracking_rate=3e-4, seed=11)
-PHASES = (PICTURES, DENSE, CLIPS, JOINT, POLISH)
+WIDEN = replace(JOINT, phase="widen", steps=2000, clip_weight=1.0, clip_every=3, seed=21, ema=0.999)
+PHASES = (PICTURES, DENSE, CLIPS, JOINT, POLISH, WIDEN)
 
 
 def make_step(
@@ -72,7 +75,7 @@ def make_step(
     def step(number: int) -> Tensor:
         batch = picture_batch(clips, recipe.pictures, rng)
         loss = picture_step(model, tap, batch, int(number % 5 == 4), dense)
-        if recipe.clips:
+        if recipe.clips and number % recipe.clip_every == 0:
             followed = clip_step(model, tap, clip_batch(clips, recipe.clips, rng))
             loss = loss + recipe.clip_weight * followed
         return loss

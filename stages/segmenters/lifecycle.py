@@ -24,7 +24,7 @@ class LifecycleConfig(Section):
     confirm: int = Field(default=2, ge=1, le=30)
     """Key frames in a row on which a detection must be there before it begins an object, or
     brings a lost one back."""
-    sure: float = Field(default=0.5, ge=0, le=1)
+    sure: float = Field(default=0.75, ge=0, le=1)
     """Score from which a detection begins an object at once; 1: each must be confirmed."""
     births: int = Field(default=4, ge=1, le=16)
     """Most detections that may begin an object on one key frame; as many may refresh one."""
@@ -44,7 +44,7 @@ class LifecycleConfig(Section):
     """Key frames in a row on which a detected object had a mask, but no detection, after which it
     ends: the mask has gone astray."""
     duplicate: float = Field(default=0.7, gt=0, le=1)
-    """Mask IoU from which two objects are one; see `duplicates` for the one that ends."""
+    """Mask IoU from which one of two objects counts as out of sight; see `duplicates`."""
 
     @property
     def unheard(self) -> int:
@@ -117,15 +117,16 @@ class Lifecycle:
         return Wishes(torch.where(new, n, slot), drifted | confirmed)
 
     def end(self, table: SlotTable, tracked: Tensor) -> None:
-        """Empty the slots of objects that are gone; `tracked` bool (N + 1,): with a new mask."""
+        """Hide what lies on another object, perhaps because that one passed in front, and empty
+        the slots of what is gone; `tracked` bool (N + 1,): with a new mask."""
         config = self._config
+        table.hide(duplicates(table, config.duplicate))
         absent = tracked & (table.presence <= 0)
         table.missing.copy_(
             torch.where(absent, table.missing + 1, torch.where(tracked, 0, table.missing))
         )
         gone = table.missing > config.max_missing_frames
         gone |= table.unseen > config.max_unseen_key_frames
-        gone |= duplicates(table, config.duplicate)
         table.move_out(gone & table.live)
 
     def _found(self, detections: Detections, table: SlotTable, may: Tensor) -> Tensor:

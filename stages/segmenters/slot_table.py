@@ -118,6 +118,11 @@ class SlotTable:
         self.unseen.index_fill_(0, row, unseen)
         return object_id
 
+    def hide(self, hidden: Tensor) -> None:
+        """Take the masks of objects out of sight, bool (N + 1,): no mask, no presence."""
+        self.logits.masked_fill_(hidden[:, None, None], NO_MASK)
+        self.presence.copy_(torch.where(hidden, -self.presence.abs(), self.presence))
+
     def move_out(self, gone: Tensor) -> None:
         """Empty the slots where `gone`, bool (N + 1,)."""
         self.live &= ~gone
