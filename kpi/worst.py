@@ -38,6 +38,8 @@ _COINCIDENT: tuple[tuple[type[Event], Callable[..., str]], ...] = (
     (RecorderState, lambda e: f"recorder {e.recorder}: {e.state}"),
     (SubscriberState, lambda e: f"{e.subscribers} subscribers of {e.topic}"),
 )
+_AS_USUAL = frozenset({"streaming", "recording"})
+"""States that slow nothing down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _meanwhile(history: History, frames: Frames, row: int) -> list[str]:
         for mark in history.marks
         if begin <= mark.ts <= end
         for kind, tell in _COINCIDENT
-        if isinstance(mark.event, kind)
+        if isinstance(mark.event, kind) and getattr(mark.event, "state", None) not in _AS_USUAL
     ]
     for sample in history.throttled:
         if begin <= sample.ts <= end + _SAMPLE_S:
