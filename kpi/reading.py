@@ -18,7 +18,7 @@ LOG_NAME = "kpi.jsonl"
 _TRUST_AFTER = 100
 """Lines without one KPI event among them: then it is not our file."""
 _NAMED = 10
-_EXPECTED = "expected the folder of a run, or its kpi.jsonl"
+EXPECTED = "expected the folder of a run, or its kpi.jsonl"
 
 
 class LogError(Exception):
@@ -93,8 +93,8 @@ class KpiLog:
 
     def _refusal(self) -> LogError:
         if self._first_fault is not None:
-            return LogError(f"{self._path}: not a KPI log: {self._first_fault} ({_EXPECTED})")
-        return LogError(f"{self._path}: no event in it ({_EXPECTED})")
+            return LogError(f"{self._path}: not a KPI log: {self._first_fault} ({EXPECTED})")
+        return LogError(f"{self._path}: no event in it ({EXPECTED})")
 
 
 def log_path(path: Path) -> Path:
@@ -104,9 +104,9 @@ def log_path(path: Path) -> Path:
         found.stat()
     except FileNotFoundError:
         missing = "no kpi.jsonl in it" if path.is_dir() else "no such file or folder"
-        raise LogError(f"{path}: {missing} ({_EXPECTED})") from None
+        raise LogError(f"{path}: {missing} ({EXPECTED})") from None
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-        raise LogError(f"{path}: {_reason(error)} ({_EXPECTED})") from error
+        raise LogError(f"{path}: {_reason(error)} ({EXPECTED})") from error
     return found
 
 
@@ -126,7 +126,7 @@ def open_files(path: Path, stack: ExitStack) -> list[BinaryIO]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise LogError(f"{name}: {_reason(error)} ({_EXPECTED})") from error
+            raise LogError(f"{name}: {_reason(error)} ({EXPECTED})") from error
         status = os.fstat(file.fileno())
         if (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
@@ -141,7 +141,7 @@ def log_files(path: Path) -> list[Path]:
     try:
         matches = [pattern.fullmatch(name) for name in os.listdir(path.parent)]
     except OSError as error:
-        raise LogError(f"{path.parent}: {_reason(error)} ({_EXPECTED})") from error
+        raise LogError(f"{path.parent}: {_reason(error)} ({EXPECTED})") from error
     numbers = sorted(int(match[1]) for match in matches if match)
     numbers.append(numbers[-1] + 1 if numbers else 1)
     return [path, *(path.with_name(f"{path.name}.{number}") for number in numbers)]

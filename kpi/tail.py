@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from kpi.decoding import LONGEST_LINE, LineError, Record, decode
 from kpi.events import RunFinished
-from kpi.reading import LogError, log_path, open_files
+from kpi.reading import EXPECTED, LogError, log_path, open_files
 
 POLL_S = 0.1
 _AFTER_THE_END_S = 0.5
@@ -37,10 +37,10 @@ class Tail:
     """The lines of a log: the last ones first, then what is added, until the run has finished.
 
     `path` is the folder of a run or its `kpi.jsonl`. `last` is how many of the lines that are
-    already there, in the newest
-    file, are told (only those that `wanted` takes count); `sleep` waits for more. Lines
-    that are no events are counted in `broken`; `gaps` counts times at which files were rotated
-    away before they were read. Raises `LogError`, also while iterating.
+    already there, in the newest file, are told (only those that `wanted` takes count); `sleep`
+    waits for more. Lines that are events are counted in `events`, others in `broken`; `gaps`
+    counts times at which files were rotated away before they were read. Raises `LogError`, also
+    while iterating, and for a file of somebody else's.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Tail:
         self._sleep = sleep
         self._rest = b""
         self._missing_s = 0.0
+        self.events = 0
         self.broken = 0
         self.gaps = 0
 
@@ -73,12 +74,18 @@ class Tail:
                         past.append(line)
                 continue
             if not caught_up:
+                self._refuse_somebody_elses()
                 yield from past
                 caught_up = True
             if finished and left <= 0:
                 return
             left -= POLL_S if finished else 0
             self._sleep(POLL_S)
+
+    def _refuse_somebody_elses(self) -> None:
+        """A live log holds events, or as yet nothing but the beginning of one."""
+        if not self.events and (self.broken or self._rest[:1] not in (b"", b"{")):
+            raise LogError(f"{self._path}: not a KPI log ({EXPECTED})")
 
     def _lines(self) -> Iterator[Line | None]:
         """Every line as it comes; None where there is none yet."""
@@ -123,9 +130,12 @@ class Tail:
                 self.broken += 1
             for raw in lines:
                 try:
-                    yield Line(raw, decode(raw))
+                    line = Line(raw, decode(raw))
                 except LineError:
                     self.broken += bool(raw.strip())
+                    continue
+                self.events += 1
+                yield line
 
     def _newer_than(self, file: BinaryIO) -> list[BinaryIO]:
         """The files that follow `file`, oldest first; none where it is the newest."""

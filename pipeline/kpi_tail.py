@@ -17,8 +17,8 @@ from stages.errors import ConfigError, MaskstreamError
 def follow(run: Path, as_json: bool, names: tuple[str, ...], last: int) -> int:
     """Print a line an event until the run has finished, Ctrl-C, or nobody reads; returns 0.
 
-    `names` chooses events, () takes all. Raises `ConfigError` for a log that cannot be read,
-    `MaskstreamError` where it disappears meanwhile.
+    `names` chooses events, () takes all. Raises `ConfigError` for what is no log or cannot be
+    read, `MaskstreamError` where it disappears meanwhile.
     """
 
     def wanted(record: Record) -> bool:
@@ -38,7 +38,8 @@ def follow(run: Path, as_json: bool, names: tuple[str, ...], last: int) -> int:
     except KeyboardInterrupt:
         pass
     except LogError as error:
-        raise MaskstreamError(str(error)) from error
+        kind = MaskstreamError if tail.events else ConfigError  # it never was a log
+        raise kind(str(error)) from error
     finally:
         _tell_losses(tail)
     return 0
@@ -58,7 +59,7 @@ def _raw(line: Line) -> str:
 
 
 def _tell_losses(tail: Tail) -> None:
-    if tail.broken:
+    if tail.broken and tail.events:
         sys.stderr.write(f"{tail.broken} lines are no KPI events\n")
     if tail.gaps:
         sys.stderr.write(f"{tail.gaps} times the log was rotated away before it could be read\n")

@@ -133,6 +133,14 @@ def test_a_log_that_cannot_be_read_is_one_line_and_78(
     assert "Input/output error" in one_line(outcome)
 
 
+@pytest.mark.parametrize("content", [b"name,age\n" * 300, b"\x89PNG\r" * 900, b"\x00" * 5000])
+def test_tail_follows_nobody_elses_file(tmp_path: Path, call_main: Call, content: bytes) -> None:
+    (tmp_path / "kpi.jsonl").write_bytes(content)
+    outcome = call_main("kpi", "tail", str(tmp_path))
+    assert outcome.code == 78
+    assert "not a KPI log (expected the folder of a run" in one_line(outcome)
+
+
 def test_a_torn_last_line_is_no_error(tmp_path: Path, call_main: Call) -> None:
     write_log(tmp_path, Made(frames=30))
     path = tmp_path / "kpi.jsonl"
