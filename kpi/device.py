@@ -30,6 +30,10 @@ class GpuLostError(Exception):
     """The GPU no longer answers; the message is the driver's."""
 
 
+class NoFaultsToldError(Exception):
+    """This GPU reports no faults; the message says why."""
+
+
 class Gpu(Protocol):
     """One GPU. A sampler reads it from one thread and waits for its faults in another."""
 
@@ -42,7 +46,7 @@ class Gpu(Protocol):
 
     def wait_fault(self, timeout_s: float) -> DeviceFault | None:
         """The next XID or ECC fault, None where none came in time; raises `GpuLostError`, and
-        `NotImplementedError` where this GPU tells of no faults."""
+        `NoFaultsToldError` where this GPU tells of no faults."""
 
     def close(self) -> None:
         """Release everything; no call follows."""
@@ -121,7 +125,7 @@ class DeviceSampler:
         while gpu is not None and not (self._silent or self._stop.is_set()):
             try:
                 fault = gpu.wait_fault(_WATCH_S)
-            except NotImplementedError as error:
+            except NoFaultsToldError as error:
                 _log.info("kpi: no faults of %s: %s", gpu.name, error)
                 return
             except GpuLostError as error:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pynvml
 
+from kpi.device import NoFaultsToldError
 from kpi.events import DeviceFault, DeviceFaultKind
 
 _XID: Final = pynvml.nvmlEventTypeXidCriticalError
@@ -34,7 +35,7 @@ class FaultEvents:
     def wait(self, timeout_s: float) -> DeviceFault | None:
         """The next fault, None where none came in time. The first call asks the driver for them.
 
-        Raises `NotImplementedError` where this GPU reports none, `pynvml.NVMLError` otherwise.
+        Raises `NoFaultsToldError` where this GPU reports none, `pynvml.NVMLError` otherwise.
         """
         if self._events is None:
             self._events = self._registered()
@@ -56,10 +57,10 @@ class FaultEvents:
             kinds = _WANTED & self._nvml.nvmlDeviceGetSupportedEventTypes(self._handle)
         except pynvml.NVMLError as error:
             if error.value == pynvml.NVML_ERROR_NOT_SUPPORTED:
-                raise NotImplementedError(str(error)) from error
+                raise NoFaultsToldError(str(error)) from error
             raise
         if not kinds:
-            raise NotImplementedError("NVML reports neither its XIDs nor its ECC errors")
+            raise NoFaultsToldError("NVML reports neither its XIDs nor its ECC errors")
         events = self._nvml.nvmlEventSetCreate()
         try:
             self._nvml.nvmlDeviceRegisterEvents(self._handle, kinds, events)

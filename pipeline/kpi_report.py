@@ -24,9 +24,7 @@ def write_report(run: Path, out: Path | None) -> int:
     try:
         log = log_path(run)
         target = out if out is not None else log.with_name(REPORT_NAME)
-        if target.exists() and any(
-            file.exists() and target.samefile(file) for file in log_files(log)
-        ):
+        if any(_same(target, file) for file in log_files(log)):
             raise ConfigError(f"{target}: it is the log itself (expected another file)")
         history = gather(log)
     except LogError as error:

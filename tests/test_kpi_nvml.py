@@ -10,7 +10,7 @@ import pytest
 from nvml_player import GIB, NvmlPlayer, Process, Use
 from services import require_cuda
 
-from kpi.device import GpuLostError
+from kpi.device import GpuLostError, NoFaultsToldError
 from kpi.events import DeviceSample
 from kpi.nvml import NvmlGpu, open_nvml
 
@@ -167,7 +167,7 @@ def test_an_event_that_was_not_asked_for_is_no_fault() -> None:
 def test_a_gpu_without_events_says_so() -> None:
     nvml = NvmlPlayer()
     nvml.failing["nvmlDeviceGetSupportedEventTypes"] = NOT_SUPPORTED
-    with pytest.raises(NotImplementedError, match="Not Supported"):
+    with pytest.raises(NoFaultsToldError, match="Not Supported"):
         opened(nvml).wait_fault(0.1)
     assert nvml.calls.count("nvmlEventSetCreate") == 0
 
