@@ -10,7 +10,8 @@ from dataclasses import fields
 
 import numpy as np
 
-from kpi.events import DeviceSample, FramePublished, FrameSecond, Spread, StageMs
+from kpi.device_events import DeviceSample
+from kpi.events import FramePublished, FrameSecond, Spread, StageMs
 from kpi.frame_columns import Floats, Frames, Ints, Seconds, SpreadColumn, StageColumn
 from kpi.history import DeviceColumn, DeviceTrack
 

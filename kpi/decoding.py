@@ -9,8 +9,8 @@ import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 
-from kpi.events import Event
-from kpi.schema import event_types
+from kpi.event import Event
+from kpi.event_types import EVENT_TYPES
 
 Convert = Callable[[object], object]
 
@@ -180,4 +180,4 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-_FORMS = {kind.event: _form(kind) for kind in event_types()}
+_FORMS = {kind.event: _form(kind) for kind in EVENT_TYPES}

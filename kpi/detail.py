@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 from typing import Literal, Protocol
 
+from kpi.device_events import DeviceSample
 from kpi.events import (
-    DeviceSample,
     DropReason,
     Event,
     FrameDropped,

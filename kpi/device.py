@@ -12,8 +12,9 @@ from typing import Protocol
 
 import psutil
 
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.emit import emit
-from kpi.events import DeviceFault, DeviceSample, ErrorRaised
+from kpi.events import ErrorRaised
 
 _log = logging.getLogger(__name__)
 

@@ -1,13 +1,11 @@
-"""The typed events of a run. One event becomes one JSON object a line.
-
-`ts` (Unix seconds) is set by the logger when an event is emitted; `source_id`, `epoch` and
-`frame_id` stand where they apply.
-"""
+"""The typed events of a run; what a GPU tells is in `kpi/device_events.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from kpi.event import Event as Event
 
 DropReason = Literal["mailbox", "stale", "decode", "oom", "stopped"]
 """The closed list of why a grabbed frame was not published. `mailbox`: a newer frame replaced
@@ -15,38 +13,7 @@ it; `stopped`: in flight when the run ended."""
 
 RefusalReason = Literal["no_slot", "bad_prompt"]
 RecorderStateName = Literal["recording", "paused"]
-DeviceFaultKind = Literal["xid", "ecc", "throttling", "lost"]
 SourceState = Literal["connecting", "streaming", "ended", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Base of every event."""
-
-    event: ClassVar[str]
-
-    def as_dict(self) -> dict[str, object]:
-        """`event` and the fields, JSON-ready; fields that are None are left out."""
-        values: dict[str, object] = {"event": self.event}
-        for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if value is not None:
-                values[name] = _plain(value)
-        return values
-
-
-_PLAIN = (float, int, str, tuple)
-
-
-def _plain(value: object) -> object:
-    """What `dataclasses.asdict` gives, without copying what nobody can change: a fraction of the
-    time, and it is spent on every frame."""
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    fields = getattr(value, "__dataclass_fields__", None)
-    return value if fields is None else {name: _plain(getattr(value, name)) for name in fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,61 +171,6 @@ class SamMaskOutput(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceSample(Event):
-    """What a machine or GPU was doing; what cannot be read is None, never 0."""
-
-    event: ClassVar[str] = "device_sample"
-    gpu: str | None = None
-    """NVML's UUID."""
-    gpu_utilization: float | None = None
-    """Share of time in which a kernel ran, 0..1."""
-    gpu_memory_utilization: float | None = None
-    """Share of time in which device memory was read or written, 0..1."""
-    gpu_memory_used_bytes: int | None = None
-    gpu_memory_total_bytes: int | None = None
-    gpu_process_memory_bytes: int | None = None
-    """What this process holds of it."""
-    gpu_process_utilization: float | None = None
-    """Share of time in which a kernel of this process ran, 0..1."""
-    gpu_power_watts: float | None = None
-    gpu_energy_joules: float | None = None
-    """Since the driver was loaded."""
-    gpu_temperature_celsius: float | None = None
-    gpu_sm_clock_hertz: float | None = None
-    gpu_memory_clock_hertz: float | None = None
-    gpu_throttle_reasons: tuple[str, ...] | None = None
-    """NVML's clock event reasons that slow the GPU down now; () is none of them."""
-    gpu_pcie_receive_bytes_per_second: float | None = None
-    gpu_pcie_transmit_bytes_per_second: float | None = None
-    gpu_decoder_utilization: float | None = None
-    """NVDEC, 0..1."""
-    gpu_encoder_utilization: float | None = None
-    """NVENC, 0..1."""
-    gpu_ecc_corrected: int | None = None
-    """Memory errors since the driver was loaded."""
-    gpu_ecc_uncorrected: int | None = None
-    gpu_sm_active: float | None = None
-    """Share of the SMs with work, 0..1: Hopper's GPM."""
-    gpu_dram_active: float | None = None
-    """Share of the peak memory bandwidth, 0..1: Hopper's GPM."""
-    process_cpu: float | None = None
-    """Cores in use by this process since the last sample."""
-    process_rss_bytes: int | None = None
-    process_threads: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceFault(Event):
-    """The GPU reported something wrong."""
-
-    event: ClassVar[str] = "device_fault"
-    gpu: str
-    kind: DeviceFaultKind
-    detail: str
-    """The XID's number, the throttle reason, what NVML said."""
-
-
-@dataclass(frozen=True, slots=True)
 class SourceStateChanged(Event):
     event: ClassVar[str] = "source_state"
     source_id: str
@@ -310,3 +222,14 @@ class ErrorRaised(Event):
     event: ClassVar[str] = "error"
     where: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsDropped(Event):
+    """Events that did not reach a sink since the logger started; always a run's last event."""
+
+    event: ClassVar[str] = "kpi_events_dropped"
+    dropped: int
+    """Never queued: the queue was full, or the logger closed."""
+    lost: dict[str, int]
+    """By sink: events that a failing sink did not take."""

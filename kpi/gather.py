@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kpi.columns import FrameRows, Names, SampleRows, SecondRows, floats, ints
 from kpi.decoding import Record
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
-    DeviceFault,
-    DeviceSample,
     ErrorRaised,
     Event,
+    EventsDropped,
     FrameDropped,
     FramePublished,
     FrameSecond,
@@ -26,7 +26,6 @@ from kpi.events import (
     SubscriberState,
 )
 from kpi.history import Drops, History, Throttled
-from kpi.logger import EventsDropped
 from kpi.reading import KpiLog, ReadingNotes
 
 MARKS = (

@@ -9,12 +9,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar
 
 from kpi.clock import AnchoredClock
 from kpi.emit import current_logger
-from kpi.events import Event
+from kpi.events import Event, EventsDropped
 from kpi.guarded import Batch, EventSink, Guarded
 
 _log = logging.getLogger(__name__)
@@ -22,17 +20,6 @@ _log = logging.getLogger(__name__)
 _BATCH = 256
 """Events between two flushes: bounds what a crash or a full disk can cost."""
 _DROP_REPORT_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class EventsDropped(Event):
-    """Events that did not reach a sink since the logger started; always a run's last event."""
-
-    event: ClassVar[str] = "kpi_events_dropped"
-    dropped: int
-    """Never queued: the queue was full, or the logger closed."""
-    lost: dict[str, int]
-    """By sink: events that a failing sink did not take."""
 
 
 class KpiLogger:

@@ -15,7 +15,8 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from kpi.events import DeviceFaultKind, DropReason, RefusalReason
+from kpi.device_events import DeviceFaultKind
+from kpi.events import DropReason, RefusalReason
 from kpi.sometimes import SometimesKnown
 
 SECONDS = (

@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 import pynvml
 
 from kpi.device import Gpu, GpuLostError
-from kpi.events import DeviceFault, DeviceSample
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.nvml_activity import Activity
 from kpi.nvml_faults import FaultEvents
 

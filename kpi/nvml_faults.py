@@ -11,7 +11,7 @@ from typing import Any, Final
 import pynvml
 
 from kpi.device import NoFaultsToldError
-from kpi.events import DeviceFault, DeviceFaultKind
+from kpi.device_events import DeviceFault, DeviceFaultKind
 
 _XID: Final = pynvml.nvmlEventTypeXidCriticalError
 _ECC: Final = {

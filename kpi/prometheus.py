@@ -9,11 +9,11 @@ from typing import TypeVar
 
 from prometheus_client import Histogram, generate_latest
 
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
-    DeviceFault,
-    DeviceSample,
     ErrorRaised,
     Event,
+    EventsDropped,
     FrameDropped,
     FramePublished,
     HostCopies,
@@ -26,7 +26,6 @@ from kpi.events import (
     SourceStateChanged,
     SubscriberState,
 )
-from kpi.logger import EventsDropped
 from kpi.metrics import Expectations, Metrics
 from kpi.sometimes import RECORDERS, SometimesKnown
 

@@ -18,37 +18,29 @@ from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import kpi.events
-import kpi.logger
-from kpi.events import Event
+from kpi.event import Event
+from kpi.event_types import EVENT_TYPES
 
 DEFAULT_PATH = Path(__file__).parent.parent / "configs" / "kpi_events.schema.json"
-_MODULES = (kpi.events, kpi.logger)
 _TS = {"type": "number", "description": "Unix seconds at which the event was emitted."}
 
 Schema = dict[str, Any]
 
 
-def event_types() -> tuple[type[Event], ...]:
-    """Every event that a run can write, in the order they are written down."""
-    return tuple(thing for module in _MODULES for thing in _own(module) if hasattr(thing, "event"))
-
-
 def kpi_schema() -> Schema:
     """The schema of one line: one of the events, each under its name in `$defs`."""
-    types = event_types()
-    described = {name: text for module in _MODULES for name, text in _docstrings(module)}
-    parts = [thing for module in _MODULES for thing in _dataclasses(module)]
-    definitions = {kind.event: _event(kind, described) for kind in types}
+    modules = [sys.modules[name] for name in dict.fromkeys(kind.__module__ for kind in EVENT_TYPES)]
+    described = {name: text for module in modules for name, text in _docstrings(module)}
+    definitions = {kind.event: _event(kind, described) for kind in EVENT_TYPES}
     definitions |= {
         part.__name__: _record(part, described, optional_may_be_null=True)
-        for part in parts
-        if not issubclass(part, Event)
+        for module in modules
+        for part in _parts(module)
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "One line of kpi.jsonl",
-        "oneOf": [{"$ref": f"#/$defs/{kind.event}"} for kind in types],
+        "oneOf": [{"$ref": f"#/$defs/{kind.event}"} for kind in EVENT_TYPES],
         "$defs": definitions,
     }
 
@@ -58,13 +50,12 @@ def text() -> str:
     return json.dumps(kpi_schema(), indent=2) + "\n"
 
 
-def _own(module: ModuleType) -> Iterator[type[Event]]:
-    return (kind for kind in _dataclasses(module) if issubclass(kind, Event))
-
-
-def _dataclasses(module: ModuleType) -> Iterator[type]:
+def _parts(module: ModuleType) -> Iterator[type]:
+    """What events are made of."""
     for thing in vars(module).values():
-        if isinstance(thing, type) and is_dataclass(thing) and thing.__module__ == module.__name__:
+        if not isinstance(thing, type) or thing.__module__ != module.__name__:
+            continue
+        if is_dataclass(thing) and not issubclass(thing, Event):
             yield thing
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kpi.events import DeviceSample, RecorderState
+from kpi.device_events import DeviceSample
+from kpi.events import RecorderState
 
 GAUGES = (
     ("process_cpu_cores", "process_cpu", "Cores in use by this process."),

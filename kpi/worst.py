@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kpi.device_events import DeviceFault
 from kpi.events import (
-    DeviceFault,
     ErrorRaised,
     Event,
     ObjectRefused,

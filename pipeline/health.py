@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kpi.events import DeviceFault, Event, SourceStateChanged
+from kpi.device_events import DeviceFault
+from kpi.events import Event, SourceStateChanged
 from pipeline.tally import Tally
 
 _FAULT_S: Final = 60.0

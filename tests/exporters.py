@@ -9,14 +9,8 @@ from typing import NamedTuple
 
 from test_kpi_prometheus import EXPECTED, FULL, STAGES
 
-from kpi.events import (
-    DeviceFault,
-    FrameDropped,
-    FramePublished,
-    RecorderState,
-    SourceStateChanged,
-    StageMs,
-)
+from kpi.device_events import DeviceFault
+from kpi.events import FrameDropped, FramePublished, RecorderState, SourceStateChanged, StageMs
 from kpi.http import HttpServer
 from kpi.prometheus import PrometheusSink
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
-    DeviceFault,
-    DeviceSample,
     ErrorRaised,
     Event,
+    EventsDropped,
     FrameDropped,
     FramePublished,
     FrameSecond,
@@ -25,7 +25,6 @@ from kpi.events import (
     StageMs,
     SubscriberState,
 )
-from kpi.logger import EventsDropped
 
 STAGES = {"detect": StageMs(1.5, None), "segment": StageMs(2.5, 4.25)}
 SPREAD = Spread(1.0, 2.0, 3.0, 4.0)

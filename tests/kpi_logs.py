@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
-    DeviceFault,
-    DeviceSample,
     ErrorRaised,
     Event,
+    EventsDropped,
     FrameDropped,
     FramePublished,
     PromptEnded,
@@ -23,7 +23,6 @@ from kpi.events import (
     StageMs,
 )
 from kpi.jsonl import JsonlSink
-from kpi.logger import EventsDropped
 
 BEGIN = 1_795_000_000.0
 FPS = 30.0

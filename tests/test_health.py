@@ -12,7 +12,8 @@ from contextlib import ExitStack
 import pytest
 from test_frame_loop import CountingSource, FakeChain, FakeSink, Rig
 
-from kpi.events import DeviceFault, DeviceFaultKind, Event, SourceStateChanged
+from kpi.device_events import DeviceFault, DeviceFaultKind
+from kpi.events import Event, SourceStateChanged
 from kpi.prometheus import PrometheusSink
 from pipeline.chain import RESIDENT_STAGES
 from pipeline.health import Health, Heartbeat

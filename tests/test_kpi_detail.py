@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kpi.detail import DetailName, EverySecond, make_detail, spread
+from kpi.device_events import DeviceSample
 from kpi.events import (
-    DeviceSample,
     Event,
     FrameDropped,
     FramePublished,

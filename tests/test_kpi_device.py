@@ -13,7 +13,8 @@ import pytest
 from nvml_player import NvmlPlayer
 
 from kpi.device import DeviceSampler, Gpu
-from kpi.events import DeviceFault, DeviceSample, ErrorRaised
+from kpi.device_events import DeviceFault, DeviceSample
+from kpi.events import ErrorRaised
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 from kpi.nvml import open_nvml

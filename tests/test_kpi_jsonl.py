@@ -15,10 +15,10 @@ import pytest
 from kpi_lines import event, files_limited_to, read
 
 import kpi
-from kpi.events import ErrorRaised, FramePublished, StageMs
+from kpi.events import ErrorRaised, EventsDropped, FramePublished, StageMs
 from kpi.guarded import EventsLostError
 from kpi.jsonl import JsonlSink, to_json
-from kpi.logger import EventsDropped, KpiLogger
+from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import kpi
 from kpi.emit import current_logger
-from kpi.events import ErrorRaised, Event, SubscriberState
-from kpi.logger import EventsDropped, KpiLogger
+from kpi.events import ErrorRaised, Event, EventsDropped, SubscriberState
+from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 
 

@@ -10,12 +10,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from services import require
 
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
-    DeviceFault,
-    DeviceSample,
     DropReason,
     ErrorRaised,
     Event,
+    EventsDropped,
     FrameDropped,
     FramePublished,
     HostCopies,
@@ -29,7 +29,7 @@ from kpi.events import (
     StageMs,
     SubscriberState,
 )
-from kpi.logger import EventsDropped, KpiLogger
+from kpi.logger import KpiLogger
 from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
 from kpi.sometimes import RECORDERS, THROTTLE_REASONS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from kpi.events import DeviceFault, ErrorRaised, SourceStateChanged
+from kpi.device_events import DeviceFault
+from kpi.events import ErrorRaised, SourceStateChanged
 from kpi.history import History
 from kpi.report.style import BLUE, GREEN, GREY, ORANGE, RED, TimeAxis
 from kpi.text import printable

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from kpi.events import DeviceFault, ErrorRaised, PromptEnded, SourceStateChanged, Spread
+from kpi.device_events import DeviceFault
+from kpi.events import ErrorRaised, EventsDropped, PromptEnded, SourceStateChanged, Spread
 from kpi.history import History
-from kpi.logger import EventsDropped
 from kpi.report.html import table, text
 from kpi.report.shape import StageRow
 from kpi.worst import worst_frames

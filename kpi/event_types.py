@@ -1,0 +1,34 @@
+"""Every event that a run can write, in the order of their schema."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kpi.device_events import DeviceFault, DeviceSample
+from kpi.event import Event
+from kpi.events import (
+    ErrorRaised,
+    EventsDropped,
+    FrameDropped,
+    FramePublished,
+    FrameSecond,
+    HostCopies,
+    ObjectAdded,
+    ObjectDropped,
+    ObjectRefused,
+    PacketsSent,
+    PromptEnded,
+    RecorderState,
+    RunFinished,
+    RunStarted,
+    SamMaskOutput,
+    SourceStateChanged,
+    SubscriberState,
+)
+
+EVENT_TYPES: Final[tuple[type[Event], ...]] = (
+    *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
+    *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
+    *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
+    *(HostCopies, PacketsSent, ErrorRaised, EventsDropped),
+)
