@@ -4,12 +4,12 @@
 
 One loop over five stages of fixed work (together about two milliseconds), in blocks that take
 turns: `off` has no KPI; `on` times every stage and emits `sam_mask_output` and `frame_published`,
-which reach a file and the metrics (detail frame); `control` is `on` once more; `hang` is `on`
-with a sink that never returns, its queue full. `overhead_ms`: the median frame of `on` minus that
-of `off`; `overhead_pct`: of a frame's time at 30 frames a second; `overhead_mean_ms`: the same of
-means, block by block, the median over the rounds, so that stalls by the logger's own thread count
-(and those by whatever else the machine does); `cpu_ms`: the same in processor time of all
-threads. `hang_p50_ratio`: `hang` over `on`, medians of a block, the median over the rounds;
+which reach a file and the metrics (detail frame); `control` is `on` once more; `hang` is `on` and a
+sink beside those two that never returns, its queue full. `overhead_ms`: the median frame of `on`
+minus that of `off`; `overhead_pct`: of a frame's time at 30 frames a second; `overhead_mean_ms`:
+the same of means, block by block, the median over the rounds, so that stalls by the logger's own
+thread count (and those by whatever else the machine does); `cpu_ms`: the same in processor time of
+all threads. `hang_p50_ratio`: `hang` over `on`, medians of a block, the median over the rounds;
 `control_p50_low/high`: the spread (5 to 95 %) of `control` over `on`; `hang_p99_ratio`: of all
 frames. Exits 1 where a bar is missed: 0.15 ms, a median within the spread, p99 within 1.5.
 """
@@ -31,6 +31,7 @@ import torch
 from benchmarks.report import parser, print_table, write_json
 from kpi import emit
 from kpi.events import Event, FramePublished, SamMaskOutput
+from kpi.guarded import EventSink
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
 from kpi.prometheus import PrometheusSink
@@ -131,14 +132,18 @@ class Arm:
         return float(np.percentile(np.concatenate(self.blocks), percent))
 
 
+def _sinks(path: Path) -> list[EventSink]:
+    """A run's: metrics and a file."""
+    return [PrometheusSink("bench", RESIDENT_STAGES, {}), JsonlSink(path)]
+
+
 @contextmanager
 def arms(objects: int) -> Iterator[dict[str, Arm]]:
     """The four ways, warm."""
     loop, hung = Loop(objects), HungSink()
     with tempfile.TemporaryDirectory() as folder:
-        metrics = PrometheusSink("bench", RESIDENT_STAGES, {})
-        healthy = KpiLogger([metrics, JsonlSink(Path(folder) / "kpi.jsonl")])
-        stuck = KpiLogger([hung], capacity=FRAMES)
+        healthy = KpiLogger(_sinks(Path(folder) / "kpi.jsonl"))
+        stuck = KpiLogger([hung, *_sinks(Path(folder) / "stuck.jsonl")], capacity=FRAMES)
         made = {
             "off": Arm(loop.silent),
             "on": Arm(loop.told, healthy),
@@ -150,9 +155,9 @@ def arms(objects: int) -> Iterator[dict[str, Arm]]:
             arm.blocks.clear()
             arm.cpu_ms.clear()
         yield made
-        if healthy.dropped or not stuck.dropped:
+        if healthy.dropped or not stuck.lost["HungSink"]:
             raise RuntimeError(
-                f"got {healthy.dropped} and {stuck.dropped} drops, expected none and some"
+                f"got {healthy.dropped} drops and {stuck.lost} lost, expected none and some"
             )
         hung.release.set()
         healthy.close()

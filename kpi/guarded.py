@@ -17,7 +17,7 @@ _RETRY_S = 1.0
 
 
 class EventSink(Protocol):
-    """Where events go. Called by the logger's thread only; may raise, may be slow.
+    """Where events go. Called by one thread, its own; may raise, may be slow, may hang.
 
     One with an attribute `recorder`, a name, is a recorder: its outages are told as
     `RecorderState`, and it rests between two tries.
@@ -54,7 +54,11 @@ class Guarded:
     def __init__(self, sink: EventSink, tell: Callable[[Event, str], None], flush_s: float) -> None:
         self.name = type(sink).__name__
         self.lost = 0
-        """Records that did not get through."""
+        """Records that a call that failed cost."""
+        self.through = 0
+        """Events that a flush made visible."""
+        self.outages = 0
+        self.recoveries = 0
         self._sink = sink
         self._recorder: str | None = getattr(sink, "recorder", None)
         self._tell = tell
@@ -64,6 +68,17 @@ class Guarded:
         self._refused = False
         self._failure: str | None = None
         self._paused = False
+        self._given_up = False
+
+    @property
+    def fails(self) -> bool:
+        """Whether an outage goes on."""
+        return self._failure is not None
+
+    @property
+    def flush_in_s(self) -> float | None:
+        """Seconds until what was written is to be flushed; None where nothing waits for that."""
+        return max(0.0, self._flush_at - time.monotonic()) if self._held else None
 
     def take(self, batch: Batch) -> None:
         """Write a batch, and flush where that is due."""
@@ -83,22 +98,34 @@ class Guarded:
         if self._held and time.monotonic() >= self._flush_at:
             self._flush()
 
-    def retry(self) -> None:
-        """Rest no longer: what comes now is the last."""
-        self._retry_at = 0.0
+    def settle(self) -> None:
+        """Flush whatever was written; rest no longer, for what comes now is the last."""
+        self._retry_at = self._flush_at = 0.0
+        self.flush_due()
 
     def close(self) -> None:
-        if self._held:
-            self._flush()
+        self.settle()
         error = self._error(self._sink.close)
         if error is not None:
             self._lose(0, error)
+
+    def give_up(self) -> None:
+        """Ask nothing more of the sink; callable from any thread, also while a call hangs."""
+        self._given_up = True
+
+    def say(self, text: str, state: RecorderStateName, reason: str, lost: int) -> None:
+        """Tell that the sink is out of order, or no longer; a recorder's outage is a pause."""
+        event: Event = ErrorRaised(f"kpi.{self.name}", text)
+        if self._recorder is not None:
+            event = RecorderState(self._recorder, state, reason, lost)
+        self._tell(event, f"{self.name}: {text}")
 
     def _flush(self) -> None:
         held, self._held = self._held, 0
         self._flush_at = time.monotonic() + self._flush_s
         error = self._error(self._sink.flush)
         if error is None:
+            self.through += held
             self._works_again()
             return
         pauses = self._recorder is not None
@@ -109,27 +136,33 @@ class Guarded:
     def _lose(self, count: int, error: Exception, *, pauses: bool = False) -> None:
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, EventsLostError):
+            self.through += max(0, count - error.count)
             count, reason = error.count, str(error)
         self.lost += count
+        self.outages += self._failure is None
         if self._failure is None or (pauses and not self._paused):
             self._failure, self._paused = reason, pauses
-            self._say(reason, "paused", reason)
+            self._tell_outage(reason, "paused", reason)
 
     def _works_again(self) -> None:
         if self._failure is not None and not self._refused:
-            self._say(f"works again; {self.lost} events lost so far", "recording", self._failure)
+            self.recoveries += 1
+            text = f"works again; {self.lost} events lost so far"
+            self._tell_outage(text, "recording", self._failure)
             self._failure, self._paused = None, False
 
-    def _say(self, text: str, state: RecorderStateName, reason: str) -> None:
-        event: Event = ErrorRaised(f"kpi.{self.name}", text)
-        if self._paused and self._recorder is not None:
-            event = RecorderState(self._recorder, state, reason, self.lost)
-        self._tell(event, f"{self.name}: {text}")
+    def _tell_outage(self, text: str, state: RecorderStateName, reason: str) -> None:
+        if self._paused:
+            self.say(text, state, reason, self.lost)
+        else:  # a mistake in one event pauses no recorder
+            self._tell(ErrorRaised(f"kpi.{self.name}", text), f"{self.name}: {text}")
 
-    @staticmethod
-    def _error(call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> Exception | None:
+    def _error(
+        self, call: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+    ) -> Exception | None:
         try:
-            call(*args, **kwargs)
+            if not self._given_up:
+                call(*args, **kwargs)
         except Exception as error:
             return error
         return None

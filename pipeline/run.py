@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -70,7 +71,7 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
             emit(_run_finished(facts))
     finally:
         logger.close(_LOGGER_STOP_S)
-    log = {"dropped": logger.dropped, "lost": logger.lost}
+    log = asdict(logger.report())
     write_summary(folder.summary, {**summarize(facts), "kpi": log}, console)
     _say_end(facts, folder, console)
     return facts.exit_code
