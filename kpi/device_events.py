@@ -53,6 +53,12 @@ class DeviceSample(Event):
     process_rss_bytes: int | None = None
     process_threads: int | None = None
 
+    @property
+    def gpu_answers(self) -> bool:
+        """Whether the GPU told anything at all."""
+        figures = (name for name in self.__dataclass_fields__ if name.startswith("gpu_"))
+        return any(getattr(self, name) is not None for name in figures)
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceFault(Event):

@@ -15,8 +15,8 @@ from typing import ParamSpec, TypeVar
 
 import pynvml
 
-from kpi.device import Gpu, GpuLostError
 from kpi.device_events import DeviceFault, DeviceSample
+from kpi.gpu import Gpu, GpuLostError
 from kpi.nvml_activity import Activity
 from kpi.nvml_faults import FaultEvents
 
@@ -78,10 +78,8 @@ class NvmlGpu:
     def __init__(self, nvml: ModuleType, uuid: str) -> None:
         self._nvml = nvml
         self._uuid = uuid
-        self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        self._activity = Activity(nvml, self._handle)
-        self._faults = FaultEvents(nvml, self._handle, uuid)
-        self._process_seen_us = 0
+        self._initialised = True
+        self._attach()
 
     @property
     def name(self) -> str:
@@ -125,10 +123,35 @@ class NvmlGpu:
                 raise GpuLostError(str(error)) from error
             raise
 
+    def renew(self) -> None:
+        """Raises `GpuLostError` or `pynvml.NVMLError`. NVML counts who uses it, so this is a true
+        beginning only once the others have begun anew, too; a handle is found anew anyway."""
+        self.close()
+        self._nvml.nvmlInit()
+        self._initialised = True
+        try:
+            self._attach()
+        except pynvml.NVMLError as error:
+            if error.value in LOST:
+                raise GpuLostError(str(error)) from error
+            raise
+
     def close(self) -> None:
-        for release in (self._activity.close, self._faults.close, self._nvml.nvmlShutdown):
+        for release in (self._activity.close, self._faults.close, self._shut_down):
             with suppress(pynvml.NVMLError):
                 release()
+
+    def _attach(self) -> None:
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(self._uuid)
+        self._activity = Activity(self._nvml, self._handle)
+        self._faults = FaultEvents(self._nvml, self._handle, self._uuid)
+        self._process_seen_us = 0
+
+    def _shut_down(self) -> None:
+        """At most once for each beginning: it would take NVML from somebody else."""
+        if self._initialised:
+            self._initialised = False
+            self._nvml.nvmlShutdown()
 
     def _known(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What `read` returns, None where NVML does not support it or cannot tell just now."""

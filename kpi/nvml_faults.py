@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pynvml
 
-from kpi.device import NoFaultsToldError
 from kpi.device_events import DeviceFault, DeviceFaultKind
+from kpi.gpu import NoFaultsToldError
 
 _XID: Final = pynvml.nvmlEventTypeXidCriticalError
 _ECC: Final = {

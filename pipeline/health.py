@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from kpi.device_events import DeviceFault
+from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import Event, SourceStateChanged
 from pipeline.tally import Tally
 
@@ -39,7 +39,9 @@ class Heartbeat:
 class Health:
     """Judges a run by its events, of which it is a sink, its loops and its tally.
 
-    The logger's thread writes; any thread may ask.
+    A GPU that was lost is held against the run until its driver tells figures of it again; what
+    the run had on it may be gone all the same, but then no frames come, or the run ends. One
+    thread writes; any may ask.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Health:
             case SourceStateChanged():
                 self.source = event
             case DeviceFault() if event.kind != "throttling":  # slow is not broken
-                if self._fault is None or self._fault[1].kind != "lost":
+                if not self._is_lost():
                     self._fault = self._clock(), event
+            case DeviceSample() if event.gpu_answers and self._is_lost(event.gpu):
+                self._fault = None
             case _:
                 pass
 
@@ -87,6 +91,11 @@ class Health:
     def not_ready(self) -> str | None:
         """Why no client should rely on this run now; None when one may."""
         return self._gpu() or self._source() or self._frames()
+
+    def _is_lost(self, gpu: str | None = None) -> bool:
+        """Whether a GPU, or the one of that name, is lost."""
+        fault = None if self._fault is None else self._fault[1]
+        return fault is not None and fault.kind == "lost" and gpu in (None, fault.gpu)
 
     def _gpu(self) -> str | None:
         if self._fault is None:

@@ -99,7 +99,7 @@ def test_a_fault_of_the_gpu_is_held_against_the_run_for_a_minute(
     assert bench.health.not_ready() is None
 
 
-def test_a_lost_gpu_stays_lost_and_a_slow_one_is_no_fault(bench: Bench) -> None:
+def test_a_gpu_stays_lost_while_it_is_silent_and_a_slow_one_is_no_fault(bench: Bench) -> None:
     bench.flowing()
     bench.told(fault("throttling"))
     assert bench.health.not_ready() is None

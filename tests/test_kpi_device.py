@@ -12,9 +12,10 @@ import pynvml
 import pytest
 from nvml_player import NvmlPlayer
 
-from kpi.device import DeviceSampler, Gpu
+from kpi.device import DeviceSampler
 from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import ErrorRaised
+from kpi.gpu import Gpu
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 from kpi.nvml import open_nvml
@@ -100,42 +101,12 @@ def test_throttling_is_told_when_it_begins_and_not_while_it_comes_and_goes() -> 
 def test_throttling_that_was_away_for_long_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = NvmlPlayer()
     nvml.throttling = HOT
-    monkeypatch.setattr("kpi.device._SETTLED_S", 0.0)
+    monkeypatch.setattr("kpi.gpu_reader._SETTLED_S", 0.0)
     with told() as sink:
         sampler = DeviceSampler(1.0, 0, open_gpu=opener(nvml))
         sampler.sample()
         sampler.sample()
     assert len(sink.of(DeviceFault)) == 2
-
-
-def test_a_lost_gpu_is_told_once_and_has_no_figures_from_then_on() -> None:
-    nvml = NvmlPlayer()
-    with told() as sink:
-        sampler = DeviceSampler(1.0, 0, open_gpu=opener(nvml))
-        assert sampler.sample().gpu_utilization == 0.5
-        nvml.lose()
-        lost = [sampler.sample() for _ in range(3)]
-        calls = len(nvml.calls)
-        nvml.failing.clear()
-        lost.append(sampler.sample())
-        assert len(nvml.calls) == calls, "it is not asked again: its context is gone with it"
-    assert sink.of(DeviceFault) == [DeviceFault("GPU-ours", "lost", "GPU is lost")]
-    for sample in lost:
-        figures = [name for name in sample.as_dict() if name.startswith("gpu")]
-        assert figures == ["gpu"]
-        assert sample.process_rss_bytes is not None
-
-
-def test_a_fault_of_ours_costs_the_figures_and_not_the_run() -> None:
-    nvml = NvmlPlayer()
-    nvml.uses = [object()]  # type: ignore[list-item]
-    with told() as sink:
-        sampler = DeviceSampler(1.0, 0, open_gpu=opener(nvml))
-        samples = [sampler.sample() for _ in range(3)]
-    assert [sample.gpu_utilization for sample in samples] == [None] * 3
-    (error,) = sink.of(ErrorRaised)
-    assert error.where == "kpi.device"
-    assert "AttributeError" in error.message
 
 
 def test_an_xid_arrives_from_a_thread_of_its_own() -> None:

@@ -10,8 +10,8 @@ import pytest
 from nvml_player import GIB, NvmlPlayer, Process, Use
 from services import require_cuda
 
-from kpi.device import GpuLostError, NoFaultsToldError
 from kpi.device_events import DeviceSample
+from kpi.gpu import GpuLostError, NoFaultsToldError
 from kpi.nvml import NvmlGpu, open_nvml
 
 NOT_SUPPORTED = pynvml.NVML_ERROR_NOT_SUPPORTED
