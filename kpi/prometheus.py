@@ -27,7 +27,7 @@ from kpi.events import (
     SubscriberState,
 )
 from kpi.metrics import Expectations, Metrics
-from kpi.sometimes import RECORDERS, SometimesKnown
+from kpi.sometimes import RECORDERS, Judge, SometimesKnown
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOTHING_EXPECTED = Expectations()
@@ -42,8 +42,8 @@ class PrometheusSink:
     stage, topic, exit, action or recorder, is counted as ignored. Only what may be unknown (frame
     age, latency budget, recorders, process, GPU) is absent until it is known. `stages` are the keys
     that `FramePublished.stages_ms` will have; `gpu_clock` adds the series of their GPU times;
-    `build` becomes the labels of `build_info`; `expected` is exported for alerts; `clock` is
-    monotonic seconds.
+    `build` becomes the labels of `build_info`; `expected` is exported for alerts, and so is what
+    `judge` says; `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -54,11 +54,12 @@ class PrometheusSink:
         *,
         gpu_clock: bool = False,
         expected: Expectations = NOTHING_EXPECTED,
+        judge: Judge | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         clocks = ("host", "gpu") if gpu_clock else ("host",)
         self._source_id = source_id
-        self._sometimes = SometimesKnown(source_id, clock, expected.latency_budget_s)
+        self._sometimes = SometimesKnown(source_id, clock, expected.latency_budget_s, judge)
         self._metrics = Metrics(
             source_id, stages, clocks, build, self._sometimes, expected.subscribers
         )
@@ -162,6 +163,7 @@ class PrometheusSink:
         was_streaming, self._streaming = self._streaming, event.state == "streaming"
         self._metrics.up.set(self._streaming)
         if self._streaming and not was_streaming:
+            self._sometimes.source_streams()
             self._metrics.reconnects.inc(self._has_streamed)
             self._has_streamed = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -46,23 +47,42 @@ RECORDERS = ("kpi", "masks")
 """The recorders that have series."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Who says, at every scrape and from any thread, what is wrong with the run; None: nothing."""
+
+    not_live: Callable[[], str | None]
+    not_ready: Callable[[], str | None]
+
+
 class SometimesKnown(Collector):
     """What is exported once it is known. `clock` is monotonic seconds, `latency_budget_s` None
-    where nothing was promised."""
+    where nothing was promised, `judge` None where nobody judges the run."""
 
     def __init__(
-        self, source: str, clock: Callable[[], float], latency_budget_s: float | None
+        self,
+        source: str,
+        clock: Callable[[], float],
+        latency_budget_s: float | None,
+        judge: Judge | None,
     ) -> None:
         self.device: DeviceSample | None = None
         self._source = source
         self._clock = clock
         self._budget_s = latency_budget_s
+        self._judge = judge
         self._captured: float | None = None
+        self._streams_since: float | None = None
         self._recorders: tuple[RecorderState, ...] = ()
 
     def frame_published(self, age_s: float) -> None:
         """Note that a frame captured `age_s` seconds ago was published now."""
         self._captured = self._clock() - age_s
+
+    def source_streams(self) -> None:
+        """Note that the source gives pictures from now on."""
+        if self._streams_since is None:
+            self._streams_since = self._clock()
 
     def recorder(self, event: RecorderState) -> None:
         """Note how a recorder is; one of `RECORDERS`."""
@@ -78,12 +98,17 @@ class SometimesKnown(Collector):
             yield from _gpu(sample, sample.gpu)
 
     def _collect_source(self) -> Iterator[Metric]:
-        captured = self._captured
-        text = "Time since the capture of the newest result."
-        age = None if captured is None else self._clock() - captured
-        yield _gauge("frame_age_seconds", text, {"source": self._source}, age)
+        labels = {"source": self._source}
+        since = self._streams_since if self._captured is None else self._captured
+        text = "Time since the capture of the newest result; before the first, since pictures come."
+        age = None if since is None else self._clock() - since
+        yield _gauge("frame_age_seconds", text, labels, age)
         text = "What the configuration promises from grab to packet."
-        yield _gauge("latency_budget_seconds", text, {"source": self._source}, self._budget_s)
+        yield _gauge("latency_budget_seconds", text, labels, self._budget_s)
+        if self._judge is not None:
+            live, ready = self._judge.not_live() is None, self._judge.not_ready() is None
+            yield _gauge("live", "1 while no loop of the run hangs: /livez.", labels, live)
+            yield _gauge("ready", "1 while clients may rely on the run: /readyz.", labels, ready)
 
     def _collect_recorders(self) -> Iterator[Metric]:
         states = self._recorders

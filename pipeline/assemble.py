@@ -10,6 +10,7 @@ import torch
 from kpi.http import HttpServer
 from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
+from kpi.sometimes import Judge
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain, build_publisher
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
@@ -83,6 +84,7 @@ def assemble(
         versions(),
         gpu_clock=device.type == "cuda",
         expected=_expected(config),
+        judge=Judge(status.health.not_live, status.health.not_ready),
     )
     http = serve(config.http, metrics, status, stack)
     detector = DETECTORS.create(config.detector, device)

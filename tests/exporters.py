@@ -13,6 +13,7 @@ from kpi.device_events import DeviceFault
 from kpi.events import FrameDropped, FramePublished, RecorderState, SourceStateChanged, StageMs
 from kpi.http import HttpServer
 from kpi.prometheus import PrometheusSink
+from kpi.sometimes import Judge
 
 
 class Job(NamedTuple):
@@ -25,6 +26,8 @@ class Job(NamedTuple):
 RUN = Job("maskstream", "phantom")
 WHOLE = Job("whole", "whole")
 STILL = Job("still", "still")
+MUTE = Job("mute", "mute")
+ALL_WELL = Judge(lambda: None, lambda: None)
 
 
 def exporter(stack: ExitStack, sink: PrometheusSink) -> int:
@@ -44,7 +47,9 @@ def frame(source: str, number: int, latency_ms: float) -> FramePublished:
 
 def tell_everything(stack: ExitStack) -> int:
     """An exporter of `WHOLE`, to which everything happens, and goes on to."""
-    sink = PrometheusSink(WHOLE.source, STAGES, {"v": "1"}, gpu_clock=True, expected=EXPECTED)
+    sink = PrometheusSink(
+        WHOLE.source, STAGES, {"v": "1"}, gpu_clock=True, expected=EXPECTED, judge=ALL_WELL
+    )
     for event in (
         SourceStateChanged(WHOLE.source, 0, "streaming"),
         FULL,
@@ -76,3 +81,11 @@ def stand_still(stack: ExitStack) -> tuple[int, list[float]]:
     for number, latency_ms in enumerate(latencies):
         sink.write(0.0, frame(STILL.source, number, latency_ms))
     return exporter(stack, sink), latencies
+
+
+def stay_mute(stack: ExitStack) -> int:
+    """An exporter of `MUTE`, which streams and has no result."""
+    judge = Judge(lambda: None, lambda: "no frame was published yet")
+    sink = PrometheusSink(MUTE.source, STAGES, {"v": "1"}, judge=judge)
+    sink.write(0.0, SourceStateChanged(MUTE.source, 0, "streaming"))
+    return exporter(stack, sink)

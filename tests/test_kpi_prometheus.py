@@ -32,7 +32,7 @@ from kpi.events import (
 from kpi.logger import KpiLogger
 from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
-from kpi.sometimes import RECORDERS, THROTTLE_REASONS
+from kpi.sometimes import RECORDERS, THROTTLE_REASONS, Judge
 
 STAGES = ("grab", "detect", "segment", "pack", "to_host")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -71,7 +71,8 @@ EXPECTED = Expectations(latency_budget_s=0.05, subscribers=2)
 
 def make(source: str = "cam", *, gpu: bool = True) -> PrometheusSink:
     build = {"version": "0.1", "torch": "2.15"}
-    return PrometheusSink(source, STAGES, build, gpu_clock=gpu, expected=EXPECTED)
+    judge = Judge(lambda: None, lambda: None)
+    return PrometheusSink(source, STAGES, build, gpu_clock=gpu, expected=EXPECTED, judge=judge)
 
 
 def series(sink: PrometheusSink) -> Series:
@@ -182,6 +183,37 @@ def test_frame_age_grows_until_the_next_frame() -> None:
     assert value(sink, "frame_age_seconds", source="cam") == pytest.approx(0.03)
     now = 105.0
     assert value(sink, "frame_age_seconds", source="cam") == pytest.approx(5.03)
+    sink.write(0.0, SourceStateChanged("cam", 1, "streaming"))
+    assert value(sink, "frame_age_seconds", source="cam") == pytest.approx(5.03), "no new result"
+
+
+def test_frame_age_counts_from_the_streaming_on_while_no_frame_has_come() -> None:
+    now = 100.0
+    sink = PrometheusSink("cam", STAGES, {}, clock=lambda: now)
+    sink.write(0.0, SourceStateChanged("cam", 0, "connecting"))
+    assert value(sink, "frame_age_seconds", source="cam") is None
+    sink.write(0.0, SourceStateChanged("cam", 0, "streaming"))
+    now = 107.0
+    sink.write(0.0, SourceStateChanged("cam", 0, "connecting"))
+    sink.write(0.0, SourceStateChanged("cam", 1, "streaming"))
+    sink.write(0.0, FrameDropped("cam", 1, 0, "mailbox"))
+    assert value(sink, "frame_age_seconds", source="cam") == pytest.approx(7)
+    sink.write(0.0, published(age_ms=30.0))
+    assert value(sink, "frame_age_seconds", source="cam") == pytest.approx(0.03)
+
+
+def test_live_and_ready_are_judged_at_each_scrape_and_absent_without_a_judge() -> None:
+    wrong: dict[str, str | None] = {"live": None, "ready": "the models are loading"}
+    judge = Judge(lambda: wrong["live"], lambda: wrong["ready"])
+    sink = PrometheusSink("cam", STAGES, {}, judge=judge)
+
+    def judged(sink: PrometheusSink) -> tuple[float | None, float | None]:
+        return value(sink, "live", source="cam"), value(sink, "ready", source="cam")
+
+    assert judged(sink) == (1, 0)
+    wrong |= {"live": "the frame loop hangs", "ready": None}
+    assert judged(sink) == (0, 1)
+    assert judged(PrometheusSink("cam", STAGES, {})) == (None, None)
 
 
 def test_source_state_and_reconnects() -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import ROOT, cli_starter
 from dashboard import Query, metrics_in, queries
-from exporters import RUN, STILL, WHOLE, Job, stand_still, tell_everything
+from exporters import MUTE, RUN, STILL, WHOLE, Job, stand_still, stay_mute, tell_everything
 from prometheus_server import Prometheus, QueryError, Series, scraping
 
 from kpi.metrics import SECONDS
@@ -89,7 +89,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         start("run", "demo", "--out", "out", *options, cwd=folder)
         whole = tell_everything(stack)
         still, latencies = stand_still(stack)
-        ports = {RUN.name: port_of_run(folder / "out"), WHOLE.name: whole, STILL.name: still}
+        ports = {WHOLE.name: whole, STILL.name: still, MUTE.name: stay_mute(stack)}
+        ports[RUN.name] = port_of_run(folder / "out")
         server = stack.enter_context(scraping(folder, ports, RULES))
         watched = Watched(server, latencies)
         for job in (RUN, WHOLE):
@@ -134,13 +135,23 @@ def test_prometheus_evaluates_every_alert(watched: Watched) -> None:
 def test_alerts_fire_on_what_is_wrong_and_on_nothing_else(watched: Watched) -> None:
     """On the exporter that drops every second frame, has a fault, a hot GPU, a paused recorder
     and nobody listening; `for` is not waited for."""
-    firing = {
+    expected = {"DroppingFrames", "SubscribersMissing", "GpuThrottling", "RecorderPaused"}
+    assert firing(watched.prometheus, WHOLE) == {f"Maskstream{name}" for name in expected}
+
+
+def test_a_run_that_streams_and_never_had_a_result_is_stale(watched: Watched) -> None:
+    expected = {"MaskstreamSourceStale", "MaskstreamNotReady"}
+    assert firing(watched.prometheus, MUTE) == expected
+    assert not firing(watched.prometheus, RUN) & {*expected, "MaskstreamHangs"}
+
+
+def firing(prometheus: Prometheus, job: Job) -> set[str]:
+    """The alerts whose condition `job` meets."""
+    return {
         rule["alert"]
         for rule in ALERTS
-        if any(_is_of(WHOLE, one) for one in watched.prometheus.query(rule["expr"]))
+        if any(_is_of(job, one) for one in prometheus.query(rule["expr"]))
     }
-    expected = {"DroppingFrames", "SubscribersMissing", "GpuThrottling", "RecorderPaused"}
-    assert firing == {f"Maskstream{name}" for name in expected}
 
 
 @pytest.mark.parametrize(
