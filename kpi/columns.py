@@ -12,11 +12,12 @@ import numpy as np
 
 from kpi.device_events import DeviceSample
 from kpi.events import FramePublished, FrameSecond, Spread, StageMs
-from kpi.frame_columns import Floats, Frames, Ints, Seconds, SpreadColumn, StageColumn
+from kpi.frame_columns import FRAME_KINDS, Floats, Frames, Ints, Seconds, SpreadColumn, StageColumn
 from kpi.history import DeviceColumn, DeviceTrack
 
 _MOST_STAGES = 32
 _NOT_TIMED = StageMs(host=math.nan)
+_KINDS = {kind: number for number, kind in enumerate(FRAME_KINDS)}
 _SHARES = ("p50", "p95", "p99", "max")
 _SAMPLED = tuple(
     field.name
@@ -44,6 +45,7 @@ class FrameRows:
         self._sources = sources
         self._ts = array("d")
         self._source, self._epoch, self._frame_id, self._objects = (array("q") for _ in range(4))
+        self._kind = array("q")
         self._latency, self._age, self._queue = (array("f") for _ in range(3))
         self._low, self._median = array("f"), array("f")
         self._stages = _StageRows()
@@ -54,6 +56,7 @@ class FrameRows:
         self._epoch.append(event.epoch)
         self._frame_id.append(event.frame_id)
         self._objects.append(event.objects)
+        self._kind.append(-1 if event.kind is None else _KINDS.get(event.kind, -1))
         self._latency.append(_single(event.latency_ms))
         self._age.append(_single(event.age_ms))
         self._queue.append(_single(event.queue_ms))
@@ -72,6 +75,7 @@ class FrameRows:
             age_ms=floats(self._age),
             queue_ms=floats(self._queue),
             objects=ints(self._objects),
+            kind=ints(self._kind),
             presence_low=floats(self._low),
             presence_median=floats(self._median),
             stages=self._stages.done(),

@@ -11,6 +11,8 @@ DropReason = Literal["mailbox", "stale", "decode", "oom", "stopped"]
 """The closed list of why a grabbed frame was not published. `mailbox`: a newer frame replaced
 it; `stopped`: in flight when the run ended."""
 
+FrameKind = Literal["key", "followed", "held"]
+
 RefusalReason = Literal["no_slot", "bad_prompt"]
 RecorderStateName = Literal["recording", "paused"]
 SourceState = Literal["connecting", "streaming", "ended", "failed"]
@@ -67,6 +69,9 @@ class FramePublished(Event):
     """Of `latency_ms`, what the frame spent waiting between threads: from the grab (with its
     upload) to Detect, between the two halves of its way where each has a thread, and from the
     result's arrival on the host, as far as that was seen, to the publishing."""
+    kind: FrameKind | None = None
+    """What was done for it: `key`, the detector looked; `followed`, masks were computed from it;
+    `held`, neither, the masks stayed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kpi.events import Spread
+from kpi.events import FrameKind, Spread
 from kpi.stats import Floats, typical
 
-__all__ = ["Floats", "Frames", "Ints", "Seconds", "Share", "SpreadColumn", "StageColumn"]
+__all__ = [
+    "FRAME_KINDS",
+    "Floats",
+    "Frames",
+    "Ints",
+    "Seconds",
+    "Share",
+    "SpreadColumn",
+    "StageColumn",
+]
 
 Ints = NDArray[np.int64]
 Share = Literal["p50", "p95", "p99", "max"]
+FRAME_KINDS: Final[tuple[FrameKind, ...]] = get_args(FrameKind)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +55,8 @@ class Frames:
     age_ms: Floats
     queue_ms: Floats
     objects: Ints
+    kind: Ints
+    """Index into `FRAME_KINDS`; -1 where it was not told."""
     presence_low: Floats
     """The least present object's, a logit; NaN without objects."""
     presence_median: Floats
@@ -128,6 +140,7 @@ class Seconds:
             age_ms=self.age.of(share),
             queue_ms=self.queue.of(share),
             objects=self.objects,
+            kind=np.full(len(self), -1),
             presence_low=unknown,
             presence_median=unknown,
             stages=self.stages,

@@ -9,29 +9,20 @@ from pathlib import Path
 
 from kpi.columns import FrameRows, Names, SampleRows, SecondRows, floats, ints
 from kpi.decoding import Record
-from kpi.device_events import DeviceFault, DeviceSample
+from kpi.device_events import DeviceSample
 from kpi.events import (
-    ErrorRaised,
     Event,
     EventsDropped,
     FrameDropped,
     FramePublished,
     FrameSecond,
-    ObjectRefused,
-    PromptEnded,
-    RecorderState,
     RunFinished,
     RunStarted,
-    SourceStateChanged,
-    SubscriberState,
 )
 from kpi.history import Drops, History, Throttled
+from kpi.marks import MARKS
 from kpi.reading import KpiLog, ReadingNotes
 
-MARKS = (
-    *(RunStarted, RunFinished, SourceStateChanged, DeviceFault, PromptEnded, ErrorRaised),
-    *(RecorderState, SubscriberState, ObjectRefused, EventsDropped),
-)
 _MOST_MARKS = 5000
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from kpi.device_events import DeviceFault
-from kpi.events import (
-    ErrorRaised,
-    Event,
-    ObjectRefused,
-    PromptEnded,
-    RecorderState,
-    SourceStateChanged,
-    SubscriberState,
-)
-from kpi.frame_columns import Floats, Frames
+from kpi.events import FrameKind
+from kpi.frame_columns import FRAME_KINDS, Floats, Frames, Ints
 from kpi.history import History
+from kpi.marks import coincidence
 from kpi.stats import spread
 
 _FIRST_FRAMES = 10
@@ -28,18 +19,10 @@ _SAMPLE_S = 2.0
 """A sample tells about the seconds before it."""
 _TOLD_SHARE = 0.1
 """A part is a cause where it makes at least this share of what the frame took too long."""
-
-_COINCIDENT: tuple[tuple[type[Event], Callable[..., str]], ...] = (
-    (DeviceFault, lambda e: f"device fault: {e.kind} {e.detail}"),
-    (SourceStateChanged, lambda e: f"the source was {e.state}"),
-    (ErrorRaised, lambda e: f"error in {e.where}"),
-    (PromptEnded, lambda e: f"a prompt ({e.action})"),
-    (ObjectRefused, lambda e: f"an object was refused ({e.reason})"),
-    (RecorderState, lambda e: f"recorder {e.recorder}: {e.state}"),
-    (SubscriberState, lambda e: f"{e.subscribers} subscribers of {e.topic}"),
-)
-_AS_USUAL = frozenset({"streaming", "recording"})
-"""States that slow nothing down."""
+_EXPLAINING_SHARE = 0.5
+"""A frame's kind explains it where the kind's median is at least this share of the way there."""
+_FEWEST_OF_KIND = 10
+"""Frames of one kind that have a median worth comparing with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +48,17 @@ class _Part:
     median_ms: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Peers:
+    """The frames that one is compared with: those of its kind, for a key frame has more to do."""
+
+    kind: FrameKind | None
+    """None: all frames."""
+    median_ms: float
+    """Of their latency."""
+    parts: tuple[_Part, ...]
+
+
 def worst_frames(history: History, count: int = 10) -> tuple[WorstFrame, ...]:
     """The slowest first; fewer where fewer have a known latency. Of a log that has only seconds,
     the seconds with the slowest frames."""
@@ -74,17 +68,23 @@ def worst_frames(history: History, count: int = 10) -> tuple[WorstFrame, ...]:
         return ()
     known = np.flatnonzero(~np.isnan(frames.latency_ms))
     order = known[np.argsort(-frames.latency_ms[known], kind="stable")][:count]
-    parts = _parts(frames)
-    return tuple(_worst(history, frames, int(row), whole.p50, parts) for row in order)
+    everyone = _peers(frames, None, np.arange(len(frames)), whole.p50)
+    peers = {number: _of_kind(frames, number) or everyone for number in set(frames.kind[order])}
+    return tuple(
+        _worst(history, frames, int(row), whole.p50, peers[frames.kind[row]]) for row in order
+    )
 
 
-def _worst(
-    history: History, frames: Frames, row: int, median: float, parts: list[_Part]
-) -> WorstFrame:
+def _worst(history: History, frames: Frames, row: int, median: float, peers: _Peers) -> WorstFrame:
     latency = float(frames.latency_ms[row])
     over = latency - median
     first = _first(frames, row) if history.row == "frame" else []
-    causes = [*_excesses(parts, row, over), *first, *_meanwhile(history, frames, row)]
+    causes = [
+        *_kind(peers, over, median),
+        *_excesses(peers, row, over),
+        *first,
+        *_meanwhile(history, frames, row),
+    ]
     return WorstFrame(
         ts=float(frames.ts[row]),
         source=history.sources[int(frames.source[row])],
@@ -96,21 +96,40 @@ def _worst(
     )
 
 
-def _parts(frames: Frames) -> list[_Part]:
-    """Waiting and the stages; where waiting was not told, what no stage explains."""
+def _of_kind(frames: Frames, number: int) -> _Peers | None:
+    """The frames of one kind; None where it was not told, or where they are too few."""
+    rows = np.flatnonzero(frames.kind == number)
+    latency = spread(frames.latency_ms[rows])
+    if number < 0 or len(rows) < _FEWEST_OF_KIND or latency is None:
+        return None
+    return _peers(frames, FRAME_KINDS[number], rows, latency.p50)
+
+
+def _peers(frames: Frames, kind: FrameKind | None, rows: Ints, median_ms: float) -> _Peers:
+    """With waiting and the stages; where waiting was not told, what no stage explains."""
     spent = [(stage.name, stage.spent_ms) for stage in frames.stages]
     name = "waiting between threads" if frames.waiting_is_told else "what no stage explains"
     waiting = (name, frames.waiting_ms)
-    rows = ((name, values, spread(values)) for name, values in (*spent, waiting))
-    return [_Part(name, values, row.p50) for name, values, row in rows if row is not None]
+    parts = ((name, values, spread(values[rows])) for name, values in (*spent, waiting))
+    known = tuple(_Part(name, values, row.p50) for name, values, row in parts if row is not None)
+    return _Peers(kind, median_ms, known)
 
 
-def _excesses(parts: list[_Part], row: int, over: float) -> list[str]:
-    """Parts that took longer than their median, the largest excess first."""
-    found = [(float(part.spent_ms[row]) - part.median_ms, part) for part in parts]
+def _kind(peers: _Peers, over: float, median: float) -> list[str]:
+    """The frame's kind, where such frames are that slow anyway."""
+    if peers.kind is None or peers.median_ms - median < max(_EXPLAINING_SHARE * over, 1e-9):
+        return []
+    return [f"{peers.kind} frame: {peers.median_ms:.1f} ms is the median of those"]
+
+
+def _excesses(peers: _Peers, row: int, over: float) -> list[str]:
+    """Parts that took longer than their peers' median, the largest excess first."""
+    found = [(float(part.spent_ms[row]) - part.median_ms, part) for part in peers.parts]
     told = [item for item in found if item[0] > max(_TOLD_SHARE * over, 0.0)]  # NaN is not
+    among = "" if peers.kind is None else f" among {peers.kind} frames"
     return [
-        f"{part.name}: {float(part.spent_ms[row]):.1f} ms, its median is {part.median_ms:.1f} ms"
+        f"{part.name}: {float(part.spent_ms[row]):.1f} ms, its median{among} is "
+        f"{part.median_ms:.1f} ms"
         for _, part in sorted(told, key=lambda item: -item[0])
     ]
 
@@ -126,13 +145,8 @@ def _meanwhile(history: History, frames: Frames, row: int) -> list[str]:
     end = float(frames.ts[row]) + _NEAR_S
     length = float(frames.latency_ms[row]) / 1e3 + (0 if history.row == "frame" else 1)
     begin = end - 2 * _NEAR_S - length
-    found = [
-        tell(mark.event)
-        for mark in history.marks
-        if begin <= mark.ts <= end
-        for kind, tell in _COINCIDENT
-        if isinstance(mark.event, kind) and getattr(mark.event, "state", None) not in _AS_USUAL
-    ]
+    near = (coincidence(mark.event) for mark in history.marks if begin <= mark.ts <= end)
+    found = [text for text in near if text is not None]
     for sample in history.throttled:
         if begin <= sample.ts <= end + _SAMPLE_S:
             found.append(f"GPU throttled: {', '.join(sample.reasons)}")

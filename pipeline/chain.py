@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from kpi.events import FrameKind
 from kpi.timing import FrameTimes
 from stages.as_numpy import AsNumpy
 from stages.base import Detector, Segmenter
@@ -162,3 +163,10 @@ def _stage(times: FrameTimes, frame: Frame, name: str) -> Iterator[None]:
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise StageError(name, frame.frame_id, reason) from error
+
+
+def frame_kind(encoded: Encoded) -> FrameKind:
+    """What is done for a frame; the host knows it without asking the device."""
+    if encoded.detections.computed:
+        return "key"
+    return "held" if encoded.features is None else "followed"

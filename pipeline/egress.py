@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kpi import emit
-from kpi.events import ErrorRaised, FramePublished
+from kpi.events import ErrorRaised, FrameKind, FramePublished
 from kpi.timing import FrameTimes
 from pipeline.chain import Pending
 from pipeline.health import Heartbeat
@@ -27,6 +27,7 @@ _CLOSE_S = 1.0
 @dataclass(frozen=True, slots=True, eq=False)
 class _InFlight:
     frame: FrameName
+    kind: FrameKind
     pending: Pending
     times: FrameTimes
 
@@ -59,10 +60,12 @@ class Egress:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, frame: FrameName, pending: Pending, times: FrameTimes) -> None:
+    def submit(
+        self, frame: FrameName, kind: FrameKind, pending: Pending, times: FrameTimes
+    ) -> None:
         """Queue one result; raises the error that stopped the thread, if one did."""
         times.waits()
-        self._queue.put(_InFlight(frame, pending, times))
+        self._queue.put(_InFlight(frame, kind, pending, times))
         if self._error is not None:
             raise self._error
 
@@ -121,10 +124,10 @@ class Egress:
         packet = item.pending.host_packet()
         for sink in self._sinks:
             sink.write(packet)
-        self._account(packet, item.times, now_ns)
+        self._account(packet, item, now_ns)
 
-    def _account(self, packet: HostPacket, times: FrameTimes, now_ns: int) -> None:
-        info, stages = packet.info, times.stages_ms()
+    def _account(self, packet: HostPacket, item: _InFlight, now_ns: int) -> None:
+        info, stages = packet.info, item.times.stages_ms()
         age_ms = (time.monotonic_ns() - info.captured_ns) / 1e6
         objects = len(packet.object_ids)
         self._tally.publish(info.grabbed_ns, now_ns, age_ms, stages, objects)
@@ -138,7 +141,8 @@ class Egress:
                 stages_ms=stages,
                 objects=objects,
                 presence=tuple(round(float(value), 3) for value in packet.presence),
-                queue_ms=round(times.queue_ms, 3),
+                queue_ms=round(item.times.queue_ms, 3),
+                kind=item.kind,
             )
         )
 

@@ -18,7 +18,7 @@ import torch
 from kpi.timing import FrameTimes, StageTimer
 from pipeline.ahead import Ahead
 from pipeline.audit import ResidencyReport, residency_guard
-from pipeline.chain import Chain
+from pipeline.chain import Chain, frame_kind
 from pipeline.egress import Egress
 from pipeline.health import Heartbeat
 from pipeline.inference_inputs import InferenceInputs, prepare_inference_inputs
@@ -181,7 +181,7 @@ class Orchestrator:
             item.name, "finish", lambda: self._chain.finish(item.encoded, item.times, masks)
         )
         if pending is not None:
-            self._egress.submit(item.name, pending, item.times)
+            self._egress.submit(item.name, frame_kind(item.encoded), pending, item.times)
 
     def _watched(self, name: FrameName, half: Half, work: Callable[[], R]) -> R | None:
         """What `work` returns, audited where the plan says so; None where it found no memory.

@@ -32,7 +32,7 @@ SPREAD = Spread(1.0, 2.0, 3.0, 4.0)
 FULL: tuple[Event, ...] = (
     RunStarted("demo", "cuda:0", "H200", "590.1", {"torch": "2.15.0"}, "ab12", 123),
     RunFinished(0, 10, 9, {"mailbox": 1}, 29.97),
-    FramePublished("cam", 0, 7, 5.5, 9.25, STAGES, 2, (3.5, -0.25), 1.25),
+    FramePublished("cam", 0, 7, 5.5, 9.25, STAGES, 2, (3.5, -0.25), 1.25, "key"),
     FrameDropped("cam", 0, 8, "mailbox"),
     FrameSecond(
         *("cam", 0, 8, 29, {"stale": 1}, 30, 2, 3, SPREAD, SPREAD, SPREAD, STAGES),

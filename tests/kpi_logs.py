@@ -14,6 +14,7 @@ from kpi.events import (
     Event,
     EventsDropped,
     FrameDropped,
+    FrameKind,
     FramePublished,
     PromptEnded,
     RecorderState,
@@ -42,6 +43,9 @@ class Made:
     finished: bool = True
     slow_frame: int | None = None
     """This one waits 400 ms longer in a queue, beside a device fault."""
+    key_every: int = 0
+    """Every n-th frame is a key frame, which takes much longer; 0: all frames are alike."""
+    kinds_told: bool = True
     keep: int = 8
     max_bytes: int = 64 << 20
     torch: str = "2.15.0"
@@ -92,13 +96,17 @@ def started(made: Made) -> RunStarted:
 
 
 def published(made: Made, number: int, random: np.random.Generator) -> FramePublished:
+    key = bool(made.key_every) and number % made.key_every == 0
     detect, segment = 2 + random.gamma(4, 0.1), made.segment_ms + random.gamma(4, 0.2)
+    if key:
+        detect, segment = detect + 18, segment + 72
     queue = random.gamma(2, 0.3) + (400 if number == made.slow_frame else 0)
     stages = {
         "detect": StageMs(detect, detect * 2 if made.gpu else None),
         "segment": StageMs(segment, segment * 2 if made.gpu else None),
     }
     latency = queue + sum(spent.gpu or spent.host for spent in stages.values())
+    kind: FrameKind = "key" if key else "followed"
     return FramePublished(
         *(made.source_id, 0, number),
         latency_ms=round(latency, 3),
@@ -107,6 +115,7 @@ def published(made: Made, number: int, random: np.random.Generator) -> FramePubl
         objects=3,
         presence=(5.0, 2.5, -1.0),
         queue_ms=round(queue, 3),
+        kind=kind if made.key_every and made.kinds_told else None,
     )
 
 

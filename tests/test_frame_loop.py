@@ -252,8 +252,8 @@ def test_a_log_that_hangs_costs_no_frame() -> None:
         grab = rig.run(CountingSource(100))
     assert rig.errors == []
     assert grab.grabbed == rig.tally.published == 100
-    assert logger.dropped >= 90, "one event a frame, room for ten"
     assert not logger.close(timeout=0.1)
+    assert logger.dropped + logger.lost["Hung"] > 100, "one event a frame, and the first"
     release.set()
 
 
@@ -343,7 +343,7 @@ def test_a_result_that_never_comes_is_dropped_when_the_run_stops() -> None:
     egress.start()
     frame = Frame(torch.zeros(3, *SIZE, dtype=torch.uint8), "fake", 0, 0, 0, 0)
     times = StageTimer("cpu").frame()
-    egress.submit(FrameName("fake", 0, 0), FakePending(frame, polls=10**9), times)
+    egress.submit(FrameName("fake", 0, 0), "held", FakePending(frame, polls=10**9), times)
     egress.stop(0.2)
     assert tally.published == 0
     assert tally.dropped == {"stopped": 1}

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from kpi_examples import FULL
 from kpi_logs import Made, events, write_events, write_log
 
+from kpi.decoding import UnknownEvent
 from kpi.detail import EverySecond
-from kpi.events import FramePublished, StageMs
+from kpi.events import (
+    EventsDropped,
+    FramePublished,
+    RunFinished,
+    RunStarted,
+    SourceStateChanged,
+    StageMs,
+)
 from kpi.gather import gather
 from kpi.history import History
 from kpi.jsonl import JsonlSink
+from kpi.marks import MARKS, coincidence
 from kpi.per_second import per_second
 from kpi.stats import along, spread
 from kpi.worst import worst_frames
@@ -96,6 +107,64 @@ def test_the_worst_frame_has_its_cause(tmp_path: Path) -> None:
     assert "device fault: xid XID 31" in worst.causes
     assert len(others) == 9
     assert all("device fault: xid XID 31" not in frame.causes for frame in others[3:])
+
+
+def test_a_key_frame_is_told_as_such_where_that_is_all(tmp_path: Path) -> None:
+    """Key frames are the slowest anyway: nothing of them is unusual among their kind."""
+    history = gather(write_log(tmp_path, Made(key_every=5)))
+    for frame in worst_frames(history):
+        assert frame.frame_id % 5 == 0
+        assert frame.causes[0].startswith("key frame: ")
+        assert not any(cause.startswith(("segment", "detect")) for cause in frame.causes)
+
+
+def test_where_kinds_are_not_told_every_key_frame_is_blamed_on_its_stages(tmp_path: Path) -> None:
+    history = gather(write_log(tmp_path, Made(key_every=5, kinds_told=False)))
+    for frame in worst_frames(history):
+        assert frame.causes[0].startswith("segment: ")
+        assert not any("key" in cause for cause in frame.causes)
+
+
+@pytest.mark.parametrize(("slow_frame", "kind"), [(100, "key"), (101, "followed")])
+def test_a_frame_is_compared_with_its_kind(tmp_path: Path, slow_frame: int, kind: str) -> None:
+    history = gather(write_log(tmp_path, Made(key_every=5, slow_frame=slow_frame)))
+    worst = worst_frames(history)[0]
+    assert worst.frame_id == slow_frame
+    assert worst.causes[0].startswith("waiting between threads: 40")
+    assert f"its median among {kind} frames is" in worst.causes[0]
+    assert not any(cause.startswith((f"{kind} frame", "segment")) for cause in worst.causes)
+
+
+def test_a_key_frame_that_is_slow_even_for_one_has_both_causes(tmp_path: Path) -> None:
+    told = events(Made(key_every=5))
+    index = next(i for i, (_, e) in enumerate(told) if getattr(e, "frame_id", None) == 100)
+    ts, usual = told[index]
+    assert isinstance(usual, FramePublished)
+    segment = StageMs(130.0, 260.0)
+    slow = replace(
+        usual,
+        latency_ms=usual.latency_ms + 260.0 - (usual.stages_ms["segment"].gpu or 0),
+        stages_ms={**usual.stages_ms, "segment": segment},
+    )
+    told[index] = (ts, slow)
+    worst = worst_frames(gather(write_events(tmp_path, told)))[0]
+    assert worst.frame_id == 100
+    first, second = worst.causes[:2]
+    assert first.startswith("key frame: ")
+    assert second.startswith("segment: 260.0 ms, its median among key frames is 1")
+
+
+def test_few_of_a_kind_are_compared_with_all(tmp_path: Path) -> None:
+    history = gather(write_log(tmp_path, Made(key_every=100)))
+    assert worst_frames(history)[0].causes[0].startswith("segment: ")
+
+
+def test_what_marks_a_moment_explains_a_frame_or_says_why_not() -> None:
+    explaining = {type(event) for event in FULL if coincidence(event) is not None}
+    assert explaining < set(MARKS)
+    assert set(MARKS) - explaining == {RunStarted, RunFinished, EventsDropped}
+    assert coincidence(SourceStateChanged("cam", 0, "streaming")) is None
+    assert coincidence(UnknownEvent("later")) is None
 
 
 def test_the_first_frames_are_told_as_such(tmp_path: Path) -> None:
