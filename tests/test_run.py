@@ -135,6 +135,12 @@ def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(tmp_path: Path, det
     assert ("run_finished" in names) == (detail != "frame")
 
 
+def test_every_frame_says_what_was_done_for_it(demo: Path) -> None:
+    """Both the detector and the tracker rest on every second frame."""
+    told = [event for event in events(demo) if event["event"] == "frame_published"]
+    assert [event["kind"] for event in told[:6]] == ["key", "held"] * 3
+
+
 def test_a_summary_that_cannot_be_written_is_shown(tmp_path: Path) -> None:
     log = io.StringIO()
     write_summary(tmp_path / "gone" / "summary.json", {"fps": 30.0}, Console(file=log))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import http.client
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from run_watch import Seen, look_at
 
 from pipeline.config import load_config
 from pipeline.folder import RunFolder
@@ -28,19 +27,6 @@ SETTINGS = (
     *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", f"source.ahead={FRAMES}"),
     *("source.fps=30", "preview=null"),
 )
-PUBLISHED = re.compile(r'^maskstream_frames_total\{outcome="published",\S+\} (\S+)$', re.M)
-RECORDING = re.compile(r'^maskstream_recorder_recording\{recorder="kpi"\} (\S+)$', re.M)
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One look at a run."""
-
-    at: float
-    """Monotonic seconds."""
-    metrics_published: float
-    recording: float | None
-    status_published: int
 
 
 @dataclass(slots=True)
@@ -54,29 +40,7 @@ class Watcher:
     def watch(self) -> None:
         while not self.over.wait(0.1):
             with suppress(OSError, json.JSONDecodeError):  # not there yet, or no longer
-                self.seen.append(self._look())
-
-    def _look(self) -> Seen:
-        endpoints = json.loads((self.out / "endpoints.json").read_text())
-        port = int(endpoints["http"].rpartition(":")[2])
-        metrics, status = _get(port, "/metrics"), json.loads(_get(port, "/status"))
-        published, recording = PUBLISHED.search(metrics), RECORDING.search(metrics)
-        assert published is not None
-        return Seen(
-            time.monotonic(),
-            float(published[1]),
-            None if recording is None else float(recording[1]),
-            status["published"],
-        )
-
-
-def _get(port: int, path: str) -> str:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        client.request("GET", path)
-        return client.getresponse().read().decode()
-    finally:
-        client.close()
+                self.seen.append(look_at(self.out))
 
 
 @contextmanager
