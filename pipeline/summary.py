@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import resource
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from stages.errors import MaskstreamError
 
 _HOT_PATH_EXITS = ("as_numpy",)
 """Exits that lie between Grab's upload and the ResultPacket; the resident chain has none."""
+_WRITE_S = 5.0
+"""For the summary to reach its file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,13 +87,30 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_summary(path: Path, summary: Mapping[str, object], console: Console) -> None:
-    """Write `summary`; where the disk takes no more, a person may still read it."""
-    try:
-        write_json(path, summary)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    """Write `summary`; where the disk takes no more, or hangs, a person may still read it."""
+    reason = _failure(lambda: write_json(path, summary))
+    if reason is not None:
         console.print(f"{path}: {reason}; it would say:", highlight=False, soft_wrap=True)
         console.print_json(json.dumps(summary))
+
+
+def _failure(write: Callable[[], None]) -> str | None:
+    """Why `write` failed, or that it hangs; it is then left to a thread that no exit waits for."""
+    ended: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            write()
+        except OSError as error:
+            ended.put(error.strerror or str(error))
+        else:
+            ended.put(None)
+
+    threading.Thread(target=work, name="summary", daemon=True).start()
+    try:
+        return ended.get(timeout=_WRITE_S)
+    except queue.Empty:
+        return f"not written within {_WRITE_S:g} s"
 
 
 def one_line(error: Exception) -> str:

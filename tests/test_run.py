@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -147,6 +148,20 @@ def test_a_summary_that_cannot_be_written_is_shown(tmp_path: Path) -> None:
     first, _, rest = log.getvalue().partition("\n")
     assert "No such file" in first
     assert json.loads(rest) == {"fps": 30.0}
+
+
+def test_a_summary_whose_disk_hangs_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody reads hangs whoever opens it to write."""
+    monkeypatch.setattr("pipeline.summary._WRITE_S", 0.2)
+    os.mkfifo(tmp_path / "summary.json.tmp")
+    log = io.StringIO()
+    write_summary(tmp_path / "summary.json", {"fps": 30.0}, Console(file=log))
+    first, _, rest = log.getvalue().partition("\n")
+    assert "not written within 0.2 s" in first
+    assert json.loads(rest) == {"fps": 30.0}
+    os.close(os.open(tmp_path / "summary.json.tmp", os.O_RDONLY | os.O_NONBLOCK))  # lets it go
 
 
 def test_summary_and_report_say_the_same(demo: Path) -> None:
