@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import errno
 import ipaddress
@@ -13,16 +12,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from kpi.http_app import REQUEST_BYTES, Gate, cached, routes
+from kpi.http_app import cached, routes
+from kpi.http_connections import CONNECTIONS, BoundedConnection
+from kpi.http_gate import REQUEST_BYTES, Gate
 
 _log = logging.getLogger(__name__)
 
-CONNECTIONS = 64
-CONNECTION_S = 10.0
-"""A connection is cut after this time, however busy: a client that drips its request, or never
-reads the answer, cannot hold a place for longer."""
+BACKLOG = 4 * CONNECTIONS
+"""Taken at once from those that knock; each is an open file until another is cut for it."""
 RENDER_EVERY_S = 0.25
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -95,7 +93,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # A port that a former run left in TIME_WAIT is free; one that is listened on is not.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(CONNECTIONS)
+        listener.listen(BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         if listener is not None:
             listener.close()
@@ -121,7 +119,7 @@ def _why(host: str, port: int, error: Exception) -> str:
 def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_BoundedConnection,
+        http=BoundedConnection,
         loop="asyncio",
         ws="none",
         lifespan="off",
@@ -130,25 +128,8 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=REQUEST_BYTES,
     )
-
-
-class _BoundedConnection(H11Protocol):
-    """A connection with an end: refused when there are too many, cut when its time is over."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._cut: asyncio.TimerHandle = self.loop.call_later(CONNECTION_S, transport.abort)
-        if len(self.connections) > CONNECTIONS:
-            transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cut.cancel()
-        super().connection_lost(exc)
-
-    def shutdown(self) -> None:
-        self.transport.abort()

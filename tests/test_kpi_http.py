@@ -7,47 +7,15 @@ import json
 import math
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
+from http_served import Run, ask, refused
 from prometheus_client.parser import text_string_to_metric_families
 
 import kpi.http
-import kpi.http_app
 from kpi.http import HttpServer
-from kpi.http_app import Turns, cached
-from kpi.prometheus import PrometheusSink
-
-
-class Run:
-    """What a run tells its server."""
-
-    def __init__(self) -> None:
-        self.sink = PrometheusSink("cam", ("detect",), {"version": "0.1"})
-        self.reason: str | None = None
-        self.hang: str | None = None
-        self.status: dict[str, object] = {"frames": 3}
-        self.renderings = 0
-
-    def not_ready(self) -> str | None:
-        return self.reason
-
-    def render(self) -> bytes:
-        self.renderings += 1
-        return self.sink.render()
-
-    def serve(self, **changes: object) -> HttpServer:
-        fields: dict[str, object] = {"host": "127.0.0.1", "port": 0}
-        server = HttpServer(
-            **{**fields, **changes},  # type: ignore[arg-type]
-            metrics=self.render,
-            not_ready=self.not_ready,
-            not_live=lambda: self.hang,
-            status=lambda: self.status,
-        )
-        server.start()
-        return server
+from kpi.http_app import cached
 
 
 @pytest.fixture
@@ -60,18 +28,6 @@ def server(run: Run) -> Iterator[HttpServer]:
     server = run.serve()
     yield server
     server.close()
-
-
-def ask(
-    server: HttpServer, path: str, method: str = "GET", **headers: str
-) -> tuple[int, http.client.HTTPMessage, bytes]:
-    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    try:
-        client.request(method, path, headers=headers)
-        answer = client.getresponse()
-        return answer.status, answer.headers, answer.read()
-    finally:
-        client.close()
 
 
 def test_metrics_parse(server: HttpServer) -> None:
@@ -106,29 +62,6 @@ def test_the_server_serves_metrics_from_the_cache(
     try:
         assert {ask(server, "/metrics")[0] for _ in range(5)} == {200}
         assert run.renderings == 1
-    finally:
-        server.close()
-
-
-def test_turns_are_given_out_at_a_rate() -> None:
-    now = 100.0
-    turns = Turns(10, 3, clock=lambda: now)
-    waits = [turns.wait_s() for _ in range(5)]
-    assert waits == pytest.approx([0, 0, 0, 0.1, 0.2])
-    now = 100.25
-    assert turns.wait_s() == pytest.approx(0.05)
-    now = 200.0
-    assert [turns.wait_s() for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
-
-
-def test_a_storm_waits_and_is_answered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kpi.http_app, "REQUESTS_PER_S", 20.0)
-    monkeypatch.setattr(kpi.http_app, "BURST", 2)
-    server = run.serve()
-    try:
-        began = time.monotonic()
-        assert {ask(server, "/livez")[0] for _ in range(8)} == {200}
-        assert time.monotonic() - began >= 6 / 20 - 0.05
     finally:
         server.close()
 
@@ -230,49 +163,6 @@ def test_large_and_broken_requests_are_refused(
         client.sendall(request_)
         assert client.recv(12)[9:] == status
     assert ask(server, "/livez")[0] == 200
-
-
-def test_a_dripping_client_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kpi.http, "CONNECTION_S", 0.3)
-    server = run.serve()
-    try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
-            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: loc")
-            assert refused(client)
-    finally:
-        server.close()
-
-
-def test_connections_are_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kpi.http, "CONNECTION_S", 3600.0)
-    server = run.serve()
-    held = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(70)]
-    try:
-        assert refused(held[-1]), "the one too many is cut at once"
-        for client in held:
-            client.close()
-        deadline = time.monotonic() + 30
-        while _status_or_none(server) != 200 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert _status_or_none(server) == 200, "there is room again"
-    finally:
-        for client in held:
-            client.close()
-        server.close()
-
-
-def refused(client: socket.socket) -> bool:
-    try:
-        return client.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
-
-def _status_or_none(server: HttpServer) -> int | None:
-    try:
-        return ask(server, "/livez")[0]
-    except (OSError, http.client.HTTPException):
-        return None
 
 
 def test_a_port_in_use_is_named(server: HttpServer, run: Run) -> None:
