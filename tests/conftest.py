@@ -37,9 +37,12 @@ class RunCli(Protocol):
 
 
 class StartCli(Protocol):
-    """Starts `maskstream ARGUMENTS`; killed when the test ends, if it has not ended by itself."""
+    """Starts `maskstream ARGUMENTS`, or what another module makes of it; killed when the test
+    ends, if it has not ended by itself."""
 
-    def __call__(self, *args: str, cwd: Path) -> subprocess.Popen[str]: ...
+    def __call__(
+        self, *args: str, cwd: Path, module: str = "pipeline.cli"
+    ) -> subprocess.Popen[str]: ...
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -76,9 +79,9 @@ def cli_starter() -> Iterator[StartCli]:
     """Gives the starter; kills what it started and has not ended."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*args: str, cwd: Path) -> subprocess.Popen[str]:
+    def start(*args: str, cwd: Path, module: str = "pipeline.cli") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", *args],
+            [sys.executable, "-m", module, *args],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
