@@ -1,13 +1,16 @@
 """Published frames a second while somebody scrapes far too often, against the same run left alone.
 
-    python -m benchmarks.scrape_storm [--quick] [--json FILE] [--rate 200] [--seconds 2.5]
+    python -m benchmarks.scrape_storm [--quick] [--json FILE] [--rate 200] [--seconds 10]
 
-The demo runs in a process of its own, at its 30 frames/s and as fast as it can; short windows with
-and without the storm take turns within one run. The storm is a third process on the same cores:
-what it costs there is part of `fall`, so `elsewhere`, the same storm against a server that has
-nothing to do with the run, says how much of it is not the run's own. `fall`: of published frames/s
-against the calm window before, the median of all pairs. `cpu_ms`: what the run's process spent for
-a frame, which depends less on what else the machine does.
+The demo runs in a process of its own, at its 30 frames/s and as fast as it can; windows with and
+without the storm take turns within one run, and every storm stands between two calm windows. The
+storm is a third process on the same cores: what it costs there is part of `fall`, so `elsewhere`,
+the same storm against a server that has nothing to do with the run, says how much of it is not the
+run's own. `fall`: of published frames/s against the mean of the calm windows before and after, the
+median of all; that of `calm` itself against its calm neighbours is the machine's noise. `asked`,
+`answered` (whole, with status 200) and `refused` (anything else) scrapes a second: fewer asked than
+`--rate` means that answers came too late to ask for more. `cpu_ms`: what the run's process spent
+for a frame, which depends less on what else the machine does.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,7 @@ from benchmarks.report import parser, print_table, write_json
 
 ROOT = Path(__file__).parent.parent
 MODES = ("calm", "elsewhere", "storm")
+ROUND = ("calm", "elsewhere", "calm", "storm")
 PACES = {"paced": "30", "unpaced": "null"}
 START_S = 120.0
 STORM = "benchmarks.scraper"
@@ -59,8 +63,11 @@ class Window:
     end: float
     cpu_s: float
     """That the run's process spent."""
-    scrapes: int
-    scrape_ms_p99: float | None
+    asked_per_s: float = 0.0
+    answered_per_s: float = 0.0
+    refused_per_s: float = 0.0
+    ms_p99: float | None = None
+    """Until a scrape is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +76,13 @@ class Shown:
 
     fps: float
     fall: float
-    """Of frames/s against the calm window before; 0.1 is a tenth fewer."""
+    """Of frames/s against the calm windows beside it; 0.1 is a tenth fewer."""
     cpu_ms: float
     """Of the run's process, a frame."""
     latency_ms_p99: float
-    scrapes_per_s: float
+    asked_per_s: float
+    answered_per_s: float
+    refused_per_s: float
     scrape_ms_p99: float | None
 
 
@@ -120,7 +129,7 @@ def idle_server() -> Iterator[str]:
 def watch(mode: str, address: str | None, run: psutil.Process, plan: Plan) -> Window:
     """One window: the storm on `address`, or peace."""
     begin, spent = time.time(), _cpu_s(run)
-    told: dict[str, Any] = {"scrapes": 0, "ms_p99": None}
+    told: dict[str, Any] = {}
     if address is None:
         time.sleep(plan.seconds)
     else:
@@ -128,7 +137,7 @@ def watch(mode: str, address: str | None, run: psutil.Process, plan: Plan) -> Wi
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
         told = json.loads(ended.stdout)
     cpu_s = _cpu_s(run) - spent
-    return Window(mode, begin, time.time(), cpu_s, told["scrapes"], told["ms_p99"])
+    return Window(mode, begin, time.time(), cpu_s, **told)
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -141,27 +150,36 @@ def summarize(windows: list[Window], events: list[dict[str, Any]]) -> dict[str, 
     frames = [event for event in events if event["event"] == "frame_published"]
     stamps = np.array([event["ts"] for event in frames])
     latencies = np.array([event["latency_ms"] for event in frames])
-
-    def inside(window: Window) -> Any:  # noqa: ANN401 (a bool array)
-        return (stamps >= window.begin) & (stamps < window.end)
-
-    def fps(window: Window) -> float:
-        return float(inside(window).sum() / (window.end - window.begin))
-
-    calm = [fps(window) for window in windows if window.mode == "calm"]
+    inside = [(stamps >= window.begin) & (stamps < window.end) for window in windows]
+    fps = [float(of.sum()) / (w.end - w.begin) for of, w in zip(inside, windows, strict=True)]
+    falls = falls_of([window.mode for window in windows], fps)
     shown = {}
     for mode in MODES:
-        of = [window for window in windows if window.mode == mode]
-        waits = [window.scrape_ms_p99 for window in of if window.scrape_ms_p99 is not None]
+        rows = [row for row, window in enumerate(windows) if window.mode == mode]
+        of = [windows[row] for row in rows]
+        waits = [window.ms_p99 for window in of if window.ms_p99 is not None]
         shown[mode] = Shown(
-            fps=median(map(fps, of)),
-            fall=1 - median(fps(window) / base for window, base in zip(of, calm, strict=True)),
-            cpu_ms=median(window.cpu_s / inside(window).sum() * 1e3 for window in of),
-            latency_ms_p99=median(np.percentile(latencies[inside(window)], 99) for window in of),
-            scrapes_per_s=median(window.scrapes / (window.end - window.begin) for window in of),
+            fps=median(fps[row] for row in rows),
+            fall=median(falls[mode]),
+            cpu_ms=median(windows[row].cpu_s / inside[row].sum() * 1e3 for row in rows),
+            latency_ms_p99=median(np.percentile(latencies[inside[row]], 99) for row in rows),
+            asked_per_s=median(window.asked_per_s for window in of),
+            answered_per_s=median(window.answered_per_s for window in of),
+            refused_per_s=median(window.refused_per_s for window in of),
             scrape_ms_p99=median(waits) if waits else None,
         )
     return shown
+
+
+def falls_of(modes: list[str], fps: list[float]) -> dict[str, list[float]]:
+    """By mode, of each window that has one: its fall against the calm windows beside it."""
+    falls: dict[str, list[float]] = {mode: [] for mode in MODES}
+    calm = [row for row, mode in enumerate(modes) if mode == "calm"]
+    for row, mode in enumerate(modes):
+        before, after = ([c for c in calm if c < row][-1:], [c for c in calm if c > row][:1])
+        if before and after:
+            falls[mode].append(1 - fps[row] / mean((fps[before[0]], fps[after[0]])))
+    return falls
 
 
 def measure(fps: str, plan: Plan) -> dict[str, Shown]:
@@ -170,7 +188,7 @@ def measure(fps: str, plan: Plan) -> dict[str, Shown]:
         folder = Path(name)
         with running(folder, fps) as (address, run):
             targets = {"calm": None, "elsewhere": elsewhere, "storm": address}
-            turns = [mode for _ in range(plan.rounds) for mode in MODES]
+            turns = [*ROUND * plan.rounds, ROUND[0]]
             windows = [watch(mode, targets[mode], run, plan) for mode in turns]
         lines = (folder / "run" / "kpi.jsonl").read_text().splitlines()
         return summarize(windows, [json.loads(line) for line in lines])
@@ -180,19 +198,21 @@ def main() -> None:
     """Measure, print, write."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--rate", type=float, default=200.0, help="scrapes a second")
-    made.add_argument("--seconds", type=float, default=2.5, help="of each window")
-    made.add_argument("--rounds", type=int, default=20)
+    made.add_argument("--seconds", type=float, default=10.0, help="of each window")
+    made.add_argument("--rounds", type=int, default=4, help="each has two storms")
     options = made.parse_args()
-    plan = Plan(options.rate, options.seconds, 3 if options.quick else options.rounds)
+    quick = Plan(options.rate, min(2.5, options.seconds), 1)
+    plan = quick if options.quick else Plan(options.rate, options.seconds, options.rounds)
     results: dict[str, object] = {"load_before": round(os.getloadavg()[0], 2), **asdict(plan)}
     rows = []
     for pace, fps in PACES.items():
         for mode, shown in measure(fps, plan).items():
             rows.append((pace, mode, *astuple(shown)))
             for field, value in asdict(shown).items():
-                key = f"{pace.replace(' ', '_')}_{mode}_{field}"
+                key = f"{pace}_{mode}_{field}"
                 results[key] = None if value is None else round(float(value), 4)
-    columns = ("", "", "frames/s", "fall", "cpu ms", "latency p99 ms", "scrapes/s", "scrape p99 ms")
+    scrapes = ("asked/s", "answered/s", "refused/s", "scrape p99 ms")
+    columns = ("", "", "frames/s", "fall", "cpu ms", "latency p99 ms", *scrapes)
     print_table(f"{plan.rate:.0f} scrapes/s asked for", columns, rows)
     write_json(options.json, "scrape_storm", results)
 

@@ -11,6 +11,11 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+CONNECTIONS = 16
 
 
 class Connection:
@@ -51,23 +56,52 @@ class Connection:
         return head.startswith(b"http/1.1 200")
 
 
-def storm(address: str, rate: float, seconds: float) -> dict[str, float | int]:
-    """Scrape at even distances; what is late is caught up on."""
-    connections = [Connection(address) for _ in range(4)]
-    waits_ms: list[float] = []
-    begin, began = time.time(), time.perf_counter()
-    for number in range(int(rate * seconds)):
-        pause = began + number / rate - time.perf_counter()
-        if pause > 0:
-            time.sleep(pause)
-        if time.perf_counter() - began > seconds:
-            break
+@dataclass(slots=True)
+class Told:
+    """What came of one connection's scrapes."""
+
+    asked: int = 0
+    refused: int = 0
+    """Answered with another status than 200, or not at all."""
+    waits_ms: list[float] = field(default_factory=list)
+    """Of the others: until the whole answer was there."""
+
+
+def scrape_on(connection: Connection, due_s: Iterable[float], end_s: float) -> Told:
+    """Scrape when it is due (seconds of `perf_counter`); what is late is caught up on until the
+    end."""
+    told = Told()
+    for due in due_s:
+        time.sleep(max(0.0, due - time.perf_counter()))
         asked = time.perf_counter()
-        if connections[number % len(connections)].scrape():
-            waits_ms.append((time.perf_counter() - asked) * 1e3)
-    ordered = sorted(waits_ms)
-    p99 = ordered[int(len(ordered) * 0.99)] if ordered else float("nan")
-    return {"begin": begin, "scrapes": len(waits_ms), "ms_p99": round(p99, 3)}
+        if asked > end_s:
+            break
+        told.asked += 1
+        if connection.scrape():
+            told.waits_ms.append((time.perf_counter() - asked) * 1e3)
+        else:
+            told.refused += 1
+    return told
+
+
+def storm(address: str, rate: float, seconds: float) -> dict[str, float | None]:
+    """Scrape at even distances over `CONNECTIONS`, so that a slow answer delays few others."""
+    began = time.perf_counter()
+    due = [began + number / rate for number in range(round(rate * seconds))]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        share = [due[index::CONNECTIONS] for index in range(CONNECTIONS)]
+        running = [
+            pool.submit(scrape_on, Connection(address), times, began + seconds) for times in share
+        ]
+        told = [one.result() for one in running]
+    took = time.perf_counter() - began
+    waits = sorted(wait for one in told for wait in one.waits_ms)
+    return {
+        "asked_per_s": round(sum(one.asked for one in told) / took, 2),
+        "answered_per_s": round(len(waits) / took, 2),
+        "refused_per_s": round(sum(one.refused for one in told) / took, 2),
+        "ms_p99": round(waits[int(len(waits) * 0.99)], 3) if waits else None,
+    }
 
 
 def serve() -> None:
