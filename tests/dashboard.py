@@ -20,9 +20,13 @@ class Query:
     panel: str
     expr: str
 
-    def as_sent(self, source: str, interval: str) -> str:
-        """What Grafana would send for one source."""
-        return self.expr.replace("$source", source).replace("$__rate_interval", interval)
+    def as_sent(self, source: str, instance: str, interval: str) -> str:
+        """What Grafana would send for one source of one run."""
+        values = {"$source": source, "$instance": instance, "$__rate_interval": interval}
+        sent = self.expr
+        for variable, value in values.items():
+            sent = sent.replace(variable, value)
+        return sent
 
 
 def dashboard() -> dict[str, Any]:
@@ -38,6 +42,19 @@ def queries() -> list[Query]:
             row = panel["title"]
         for target in panel.get("targets", []):
             found.append(Query(row, panel["title"], target["expr"]))
+    return found
+
+
+def unfiltered(expr: str, with_source: set[str]) -> list[str]:
+    """The metrics in `expr` that are not selected by every variable that their labels allow;
+    those of `with_source` have the label `source`, and all have `instance` from Prometheus."""
+    found = []
+    for name, _, selected in re.findall(r"\b(maskstream_\w+)(\{([^}]*)\})?", expr):
+        wanted = {'instance=~"$instance"'}
+        if name in with_source:
+            wanted.add('source=~"$source"')
+        if not wanted <= set(selected.split(", ")):
+            found.append(name)
     return found
 
 

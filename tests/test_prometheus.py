@@ -44,8 +44,14 @@ ALERTS: list[dict[str, str]] = yaml.safe_load(RULES.read_text())["groups"][0]["r
 
 class Watched(NamedTuple):
     prometheus: Prometheus
+    ports: dict[str, int]
+    """By the name of the job."""
     latencies_ms: list[float]
     """Of the frames that `STILL` was told."""
+
+    def sent(self, job: Job, query: Query) -> str:
+        """What Grafana would send for `job`, its run chosen too."""
+        return query.as_sent(job.source, f"127.0.0.1:{self.ports[job.name]}", INTERVAL)
 
     def problems(self, job: Job, expr: str) -> str | None:
         """Why `expr` shows nothing of `job`; None where it has a number to show."""
@@ -92,7 +98,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         ports = {WHOLE.name: whole, STILL.name: still, MUTE.name: stay_mute(stack)}
         ports[RUN.name] = port_of_run(folder / "out")
         server = stack.enter_context(scraping(folder, ports, RULES))
-        watched = Watched(server, latencies)
+        watched = Watched(server, ports, latencies)
         for job in (RUN, WHOLE):
             selected = f'maskstream_frames_total{{source="{job.source}",outcome="published"}}'
             server.await_data(f"rate({selected}[{INTERVAL}]) > 0")
@@ -102,12 +108,25 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
 def test_a_query_of_the_dashboard_has_data(watched: Watched, query: Query) -> None:
-    problem = watched.problems(WHOLE, query.as_sent(WHOLE.source, INTERVAL))
+    problem = watched.problems(WHOLE, watched.sent(WHOLE, query))
     assert problem is None, "on a machine that has everything"
-    problem = watched.problems(RUN, query.as_sent(RUN.source, INTERVAL))
+    problem = watched.problems(RUN, watched.sent(RUN, query))
     if problem is not None:
         assert problem == "no data"
         assert query.panel in EMPTY_WITHOUT_A_GPU
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.panel)
+def test_a_query_shows_the_chosen_run_alone(watched: Watched, query: Query) -> None:
+    for job in (WHOLE, RUN):
+        found = watched.prometheus.query(watched.sent(job, query))
+        assert [one for one in found if not _is_of(job, one)] == []
+
+
+def test_a_query_without_a_filter_shows_the_other_runs(watched: Watched) -> None:
+    for name in ("maskstream_gpu_power_watts", "maskstream_errors_total"):
+        found = watched.prometheus.query(name)
+        assert [one for one in found if not _is_of(RUN, one)]
 
 
 def test_only_what_may_be_absent_may_be_empty() -> None:
