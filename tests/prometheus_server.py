@@ -51,9 +51,10 @@ class Prometheus:
             plain = error.headers.get_content_type() != "application/json"  # it still starts
             raise QueryError(said if plain else json.loads(said)["error"]) from error
 
-    def query(self, expr: str) -> list[Series]:
-        """The vector that `expr` is now."""
-        found = self.get("query", query=expr)["result"]
+    def query(self, expr: str, unix_s: float | None = None) -> list[Series]:
+        """The vector that `expr` is now, or was then."""
+        when = {} if unix_s is None else {"time": str(unix_s)}
+        found = self.get("query", query=expr, **when)["result"]
         return [Series(one["metric"], float(one["value"][1])) for one in found]
 
     def await_data(self, expr: str, seconds: float = START_S) -> None:

@@ -17,6 +17,7 @@ import yaml
 from conftest import ROOT, cli_starter
 from dashboard import Query, metrics_in, queries
 from exporters import MUTE, RUN, STILL, WHOLE, Job, stand_still, stay_mute, tell_everything
+from numpy.typing import NDArray
 from prometheus_server import Prometheus, QueryError, Series, scraping
 
 from kpi.metrics import SECONDS
@@ -48,6 +49,8 @@ class Watched(NamedTuple):
     """By the name of the job."""
     latencies_ms: list[float]
     """Of the frames that `STILL` was told."""
+    log: Path
+    """The KPI log of `RUN`."""
 
     def sent(self, job: Job, query: Query) -> str:
         """What Grafana would send for `job`, its run chosen too."""
@@ -98,7 +101,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         ports = {WHOLE.name: whole, STILL.name: still, MUTE.name: stay_mute(stack)}
         ports[RUN.name] = port_of_run(folder / "out")
         server = stack.enter_context(scraping(folder, ports, RULES))
-        watched = Watched(server, ports, latencies)
+        log = folder / "out" / "kpi.jsonl"
+        watched = Watched(server, ports, latencies, log)
         for job in (RUN, WHOLE):
             selected = f'maskstream_frames_total{{source="{job.source}",outcome="published"}}'
             server.await_data(f"rate({selected}[{INTERVAL}]) > 0")
@@ -199,7 +203,10 @@ def unknown(prometheus: Prometheus, expr: str) -> set[str]:
     return metrics_in(expr) - set(names)
 
 
-@pytest.mark.parametrize("percent", [5, 50, 95, 99])
+PERCENTS = [5, 50, 95, 99]
+
+
+@pytest.mark.parametrize("percent", PERCENTS)
 def test_a_quantile_agrees_with_the_raw_events_within_a_bucket(
     watched: Watched, percent: int
 ) -> None:
@@ -207,9 +214,45 @@ def test_a_quantile_agrees_with_the_raw_events_within_a_bucket(
     buckets = f"maskstream_latency_seconds_bucket{{{selected}}}"
     (found,) = watched.prometheus.query(f"histogram_quantile({percent / 100}, {buckets})")
     latencies = np.array(watched.latencies_ms) / 1e3
-    exact = float(np.percentile(latencies, percent, method="inverted_cdf"))
-    bounds = np.array((0.0, *SECONDS))
-    above = int(np.searchsorted(bounds, exact))
-    assert bounds[above - 1] <= found.value <= bounds[above]
+    assert in_one_bucket(found.value, latencies, percent)
+    assert not in_one_bucket(found.value, 10 * latencies, percent), "negative control"
     (sum_s,) = watched.prometheus.query(f"maskstream_latency_seconds_sum{{{selected}}}")
     assert sum_s.value == pytest.approx(latencies.sum())
+
+
+@pytest.mark.parametrize("percent", PERCENTS)
+def test_a_quantile_of_a_live_run_agrees_with_its_log_within_a_bucket(
+    watched: Watched, percent: int
+) -> None:
+    """Both queries ask for one moment, and the log is read up to the frames of then."""
+    selected = f'source="{RUN.source}",span="grab_to_packet"'
+    buckets = f"maskstream_latency_seconds_bucket{{{selected}}}"
+    then = time.time() - 1.0  # a scrape under way has the time at which it began
+    (count,) = watched.prometheus.query(f"maskstream_latency_seconds_count{{{selected}}}", then)
+    quantile = f"histogram_quantile({percent / 100}, {buckets})"
+    (found,) = watched.prometheus.query(quantile, then)
+    latencies = first_latencies_s(watched.log, int(count.value))
+    assert in_one_bucket(found.value, latencies, percent)
+    (sum_s,) = watched.prometheus.query(f"maskstream_latency_seconds_sum{{{selected}}}", then)
+    assert sum_s.value == pytest.approx(latencies.sum())
+
+
+def first_latencies_s(log: Path, count: int) -> NDArray[np.float64]:
+    """Of so many frames published first; waits until the log has them."""
+    deadline = time.monotonic() + START_S
+    while True:
+        lines = [line for line in log.read_text().splitlines() if '"frame_published"' in line]
+        if len(lines) > count:  # the last may be half there
+            return np.array([json.loads(line)["latency_ms"] for line in lines[:count]]) / 1e3
+        assert time.monotonic() < deadline, "the log does not get on"
+        time.sleep(0.2)
+
+
+def in_one_bucket(found_s: float, latencies_s: NDArray[np.float64], percent: int) -> bool:
+    """Whether the percentile of the raw events lies in the bucket that `found_s` is of."""
+    exact = float(np.percentile(latencies_s, percent, method="inverted_cdf"))
+    bounds = np.array((0.0, *SECONDS))
+    above = int(np.searchsorted(bounds, exact))
+    if above == len(bounds):  # Prometheus tells the highest bound
+        return found_s == bounds[-1]
+    return bool(bounds[above - 1] <= found_s <= bounds[above])
