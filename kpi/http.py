@@ -14,8 +14,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from kpi.http_app import cached, routes
-from kpi.http_connections import CONNECTIONS, BoundedConnection
+from kpi.http_connections import CONNECTIONS
 from kpi.http_gate import REQUEST_BYTES, Gate
+from kpi.http_repeats import RepeatingConnection
 
 _log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def _why(host: str, port: int, error: Exception) -> str:
 def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=BoundedConnection,
+        http=RepeatingConnection,
         loop="asyncio",
         ws="none",
         lifespan="off",

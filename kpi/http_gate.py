@@ -49,6 +49,8 @@ class Gate:
             return
         if wait_s > 0:
             await asyncio.sleep(wait_s)
+        if refusal is None:
+            scope["state"]["turns"] = self._turns
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
@@ -100,6 +102,12 @@ class Turns:
             return None
         self._next = turn + self._every_s
         return max(0.0, turn - now)
+
+    def take_free(self) -> bool:
+        """Take a turn that needs no waiting; False where there is none."""
+        if self._next > self._clock():
+            return False
+        return self.wait_s() is not None
 
 
 def _too_many() -> PlainTextResponse:
