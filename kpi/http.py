@@ -130,7 +130,7 @@ def _config(app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=5,
+        timeout_keep_alive=8,  # more than the usual 5 s between two scrapes
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=REQUEST_BYTES,
     )
