@@ -1,5 +1,5 @@
 """The same request once more on a kept connection, as scrapers send it: answered without being
-parsed and judged again, for a quarter of the processor time."""
+parsed and judged again, for less than half the processor time."""
 
 from __future__ import annotations
 
