@@ -17,6 +17,39 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     return iou
 
 
+def diagonal(boxes_xyxy: Tensor) -> Tensor:
+    """float32 (n,) of float32 (n, 4)."""
+    length: Tensor = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).square().sum(dim=1).sqrt()
+    return length
+
+
+def centre_distance(a: Tensor, b: Tensor) -> Tensor:
+    """float32 (n, m) between the centres of float32 (n, 4) and (m, 4)."""
+    centre_a, centre_b = ((box[:, :2] + box[:, 2:]) / 2 for box in (a, b))
+    distance: Tensor = (centre_a[:, None] - centre_b[None, :]).square().sum(2).sqrt()
+    return distance
+
+
+def covered(boxes_xyxy: Tensor, masks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """float32 (n, m): share of each box's area that a mask covers; 0 where the box is empty.
+
+    Boxes float32 (n, 4) in pixels of a frame of `size_hw`, masks bool (m, h, w) of that frame.
+    """
+    x1, y1, x2, y2 = boxes_xyxy[:, :, None].unbind(dim=1)
+    down = _shared(y1, y2, masks.shape[1], size_hw[0])
+    across = _shared(x1, x2, masks.shape[2], size_hw[1])
+    both = torch.einsum("ny,myx,nx->nm", down, masks.float(), across)
+    area = (across.sum(dim=1) * down.sum(dim=1))[:, None]
+    share: Tensor = both / area.clamp(min=1e-6)
+    return share
+
+
+def _shared(first: Tensor, last: Tensor, cells: int, side: int) -> Tensor:
+    """float32 (n, cells): length of each cell of a side that lies between two ends, (n, 1)."""
+    begin = torch.arange(cells, device=first.device) * (side / cells)
+    return (torch.minimum(last, begin + side / cells) - torch.maximum(first, begin)).clamp(min=0)
+
+
 def repeated(boxes_xyxy: Tensor, class_ids: Tensor, valid: Tensor, most: float) -> Tensor:
     """bool (n,): rows that overlap an earlier `valid` row of their class by an IoU above `most`.
 

@@ -13,7 +13,6 @@ from stages.records import Detections
 from stages.segmenters.lifecycle import (
     Lifecycle,
     LifecycleConfig,
-    centre_distance,
     duplicates,
     mutual_best,
 )
@@ -165,6 +164,40 @@ def test_of_two_detections_the_nearest_finds_a_lost_object() -> None:
     assert life.associate(seen(far, near), slots).slots.tolist()[:2] == [4, 0]
 
 
+def test_who_shows_little_is_found_by_the_size_that_it_had() -> None:
+    """A sliver at one edge of a shadow comes out at the other one."""
+
+    def wanted(first: list[float]) -> int:
+        slots, life = table(first), lifecycle(confirm=1)
+        life.associate(seen(first), slots)
+        sliver = [44.0, 10.0, 50.0, 40.0]
+        show(slots, 0, sliver)
+        life.associate(seen(sliver), slots)
+        slots.missing[0] = 5
+        moved = [side + 40 if place % 2 == 0 else side for place, side in enumerate(sliver)]
+        return int(life.associate(seen(moved), slots).slots[0])
+
+    assert wanted(A) == 0
+    assert wanted([44.0, 10.0, 52.0, 40.0]) == 4  # it was never larger
+
+
+def test_a_part_of_an_object_that_is_detected_too_is_that_object() -> None:
+    part = [10.0, 10.0, 30.0, 30.0]
+
+    def wants(on: list[float], classes: tuple[int, int] = (0, 0)) -> bool:
+        slots, life = table(A, classes=classes[:1]), lifecycle(confirm=1)
+        height, width = frame().size_hw
+        x1, x2 = (round(side / width * 8) for side in on[::2])
+        y1, y2 = (round(side / height * 8) for side in on[1::2])
+        slots.logits[0] = -5.0
+        slots.logits[0, y1:y2, x1:x2] = 5.0
+        return bool(life.associate(seen(A, part, classes=(classes[0], classes[1])), slots).ready[1])
+
+    assert not wants(on=A)
+    assert wants(on=A, classes=(0, 1))
+    assert wants(on=[35.0, 10.0, 50.0, 40.0])  # the mask leaves room for another one
+
+
 def test_absence_ends_an_object_after_its_time_and_presence_resets_it() -> None:
     slots, life = table(A, B), lifecycle(max_missing_frames=2)
     tracked = slots.live.clone()
@@ -219,11 +252,76 @@ def test_a_hidden_object_is_not_missed_by_the_detector() -> None:
 )
 def test_one_of_two_equal_masks_is_a_duplicate(unseen: tuple[int, int], gone: list[int]) -> None:
     slots = table(A, B)
-    slots.unseen[:2] = torch.tensor(unseen)
+    slots.unseen[:2], slots.settled[:2] = torch.tensor(unseen), 9
     slots.logits[1] = slots.logits[0]
-    assert duplicates(slots, 0.7).nonzero().flatten().tolist() == gone
+    assert duplicates(slots, 0.7, 2).nonzero().flatten().tolist() == gone
     slots.logits[1, 3:6] = 5.0
-    assert not duplicates(slots, 0.7).any()
+    assert not duplicates(slots, 0.7, 2).any()
+
+
+@pytest.mark.parametrize(
+    ("unseen", "settled", "gone"),
+    [
+        ((0, 0), (9, 0), [1]),
+        ((0, 0), (0, 9), [0]),  # the older one was brought back onto a younger one
+        ((1, 0), (9, 0), [1]),  # the newcomer took the detection
+        ((2, 0), (9, 0), [0]),  # nobody saw the other one any more
+        ((0, -1), (9, 0), []),  # asked for by somebody
+        ((-1, 0), (0, 0), [1]),
+        ((0, 0), (9, 9), []),
+        ((0, 0), (0, 0), []),
+    ],
+)
+def test_who_just_came_does_not_take_the_place_of_an_object(
+    unseen: tuple[int, int], settled: tuple[int, int], gone: list[int]
+) -> None:
+    slots = table(A, B)
+    slots.unseen[:2], slots.settled[:2] = torch.tensor(unseen), torch.tensor(settled)
+    slots.logits[1] = slots.logits[0]
+    assert duplicates(slots, 0.7, 2).nonzero().flatten().tolist() == gone
+
+
+@pytest.mark.parametrize(("class_id", "gone"), [(0, [2]), (1, [])])
+def test_who_just_came_is_not_what_others_of_its_class_show(class_id: int, gone: list[int]) -> None:
+    slots = table(A, B, FAR, classes=(0, 0, class_id))
+    slots.settled[:2] = 9
+    slots.logits[2] = torch.maximum(slots.logits[0], slots.logits[1])  # one mask over two objects
+    assert duplicates(slots, 0.7, 2).nonzero().flatten().tolist() == gone
+    slots.logits[2, 4:7] = 5.0  # they are a small part of it
+    assert not duplicates(slots, 0.7, 2).any()
+
+
+def test_a_prompt_that_shows_what_another_object_shows_is_not_admitted() -> None:
+    slots, life = table(A, B, FAR), lifecycle()
+    slots.settled[:2] = 9
+    rows = torch.tensor([1, 4, 0, 2])  # B and A looked at again, C new
+    logits = slots.logits[[0, 0, 0, 1]]  # B shows A, A itself, C shows B
+    assert life.admit(slots, rows, logits, known=3).tolist() == [4, 4, 0, 4]
+    assert slots.live.tolist() == [True, True, False, False, False]
+    slots.unseen[0] = 2  # A may be lost itself: no detection saw it
+    assert life.admit(slots, rows, logits, known=3).tolist() == [1, 4, 0, 4]
+
+
+def test_who_is_brought_back_has_just_come() -> None:
+    slots, life = table(A, B), lifecycle(confirm=1)
+    life.associate(seen(A), slots)
+    slots.missing[1] = 5
+    life.associate(seen(A), slots)
+    assert slots.settled[:2].tolist() == [2, 2]
+    moved = [side + 5 for side in B]
+    wishes = life.associate(seen(A, moved), slots)
+    assert (wishes.ready.tolist(), int(wishes.slots[1])) == ([False, True, False], 1)
+    assert slots.settled[:2].tolist() == [3, 0]
+
+
+def test_who_is_out_of_sight_has_just_come_once_it_is_seen_again() -> None:
+    slots, life = table(A, B), lifecycle()
+    slots.settled[:2] = 9
+    show(slots, 1, B, presence=-1.0)
+    for _ in range(2):
+        life.end(slots, slots.live.clone())
+        show(slots, 1, B)
+    assert slots.settled[:2].tolist() == [9, 0]
 
 
 def test_what_lies_on_another_object_is_out_of_sight_until_found_again() -> None:
@@ -268,10 +366,6 @@ def test_live_slots_come_first() -> None:
     assert live.tolist() == [True, True, False]
 
 
-def test_box_geometry() -> None:
-    boxes = torch.tensor([A, B])
-    assert centre_distance(boxes[:1], boxes[:1]).item() == 0
-    shifted = boxes[:1] + torch.tensor([50.0, 0, 50, 0])
-    assert centre_distance(boxes[:1], shifted).item() == pytest.approx(1)
+def test_each_row_and_column_has_one_best() -> None:
     best = mutual_best(torch.tensor([[0.9, 0.5], [0.8, 0.2]]), 0.3)
     assert best.tolist() == [[True, False], [False, False]]

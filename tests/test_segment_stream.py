@@ -98,7 +98,7 @@ class TestDetections:
         self, files: Any, late: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # The random model may give two boxes one mask; that is not what is tested here.
-        monkeypatch.setattr(lifecycle, "duplicates", lambda table, least: table.live & False)
+        monkeypatch.setattr(lifecycle, "duplicates", lambda table, *_: table.live & False)
         stream = Stream(files, late)
         for _ in range(10):
             packet = stream.step(BOXES)

@@ -120,8 +120,12 @@ def picture_step(
     batch: PictureBatch,
     corrections: int,
     dense: DenseHeads | None = None,
+    box_weight: float = 1.0,
 ) -> Tensor:
-    """Boxes, clicks, corrected boxes and clicks, and prompts on nothing; scalar loss."""
+    """Boxes, clicks, corrected boxes and clicks, and prompts on nothing; scalar loss.
+
+    ``box_weight``: of the boxes before correction, which count among the rest by their number.
+    """
     levels = model.forward_image(batch.images)["backbone_fpn"]
     top = levels[-1] + model.no_mem_embed.view(1, -1, 1, 1)
     pictures = _Pictures(top, levels[:-1])
@@ -129,14 +133,16 @@ def picture_step(
     present = torch.ones(len(weight), dtype=torch.bool)
     masks = batch.cover > 0.5
     losses = []
-    for points in (jittered_boxes(batch.boxes), inner_click(masks)):
+    starts = ((jittered_boxes(batch.boxes), box_weight), (inner_click(masks), 1.0))
+    for points, share in starts:
         mask = None
         for turn in range(corrections + 1):
             if turn:
                 mask = tap.single_logits()
                 points = points.then(correcting_click(masks, enlarged(mask, masks)))
+                share = 1.0
             pictures.decode(model, batch.rows, points, mask)
-            losses.append(tap.loss(batch.cover, present, weight))
+            losses.append(share * tap.loss(batch.cover, present, weight))
     rows = torch.arange(0, len(batch.images), _BACKGROUND_EVERY)
     nothing, absent = torch.zeros(len(rows), *LOSS_HW), torch.zeros(len(rows)) > 0
     for points in background_prompts(batch.occupied[rows]):

@@ -44,6 +44,8 @@ class Recipe:
     """Of the clips' loss, beside the pictures'."""
     clip_every: int = 1
     """Steps until clips are learned again."""
+    box_weight: float = 1.0
+    """Of what an uncorrected box gave, beside what other prompts did."""
     ema: float = 0.998
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -63,7 +65,10 @@ JOINT = Recipe(
 )  # fmt: skip
 POLISH = replace(JOINT, phase="polish", steps=1000, peak_rate=3e-4, tracking_rate=3e-4, seed=11)
 WIDEN = replace(JOINT, phase="widen", steps=2000, clip_weight=1.0, clip_every=3, seed=21, ema=0.999)
-PHASES = (PICTURES, DENSE, CLIPS, JOINT, POLISH, WIDEN)
+BOXES = replace(
+    WIDEN, phase="boxes", steps=1700, clip_weight=2.0, clip_every=6, box_weight=3.0, seed=24
+)
+PHASES = (PICTURES, DENSE, CLIPS, JOINT, POLISH, WIDEN, BOXES)
 
 
 def make_step(
@@ -74,7 +79,7 @@ def make_step(
 
     def step(number: int) -> Tensor:
         batch = picture_batch(clips, recipe.pictures, rng)
-        loss = picture_step(model, tap, batch, int(number % 5 == 4), dense)
+        loss = picture_step(model, tap, batch, int(number % 5 == 4), dense, recipe.box_weight)
         if recipe.clips and number % recipe.clip_every == 0:
             followed = clip_step(model, tap, clip_batch(clips, recipe.clips, rng))
             loss = loss + recipe.clip_weight * followed

@@ -10,12 +10,20 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.base import Section
-from stages.boxes import box_iou
+from stages.boxes import box_iou, centre_distance, covered, diagonal
 from stages.records import Detections
 from stages.segmenters.slot_table import SlotTable
 
 _REPEATED: Final = 0.6
 """Box IoU from which a detection repeats another one's object."""
+_INSIDE: Final = 0.5
+"""Share of a detection's box on the mask of another one's object from which it repeats that one:
+a part of it was detected too."""
+_COVERED: Final = 0.6
+"""Share of the mask of an object that has just come, on others of its class, from which it is a
+part of them."""
+_NEW: Final = 3
+"""Key frames for which an object counts as just come."""
 
 
 class LifecycleConfig(Section):
@@ -34,7 +42,8 @@ class LifecycleConfig(Section):
     """A matched detection whose box IoU with the mask is lower prompts the mask anew, unless
     somebody has prompted it; 0: never."""
     reach: float = Field(default=1.0, ge=0)
-    """How far from where it was last seen a lost object may be found again, in box diagonals."""
+    """How far from where it was last seen a lost object may be found again, in diagonals of the
+    largest box that it was detected with: who comes out of a shadow shows little at first."""
     astray: int = Field(default=2, ge=1)
     """Key frames in a row without a detection from which an object whose mask is elsewhere may be
     found again too."""
@@ -98,6 +107,7 @@ class Lifecycle:
         own = matched.any(dim=0)
         least = torch.where(own, _REPEATED, config.overlap)
         taken = matched.any(dim=1) | ((overlap * present) >= least).any(dim=1)
+        taken |= (self._inside(detections, table) * (own & present) * same >= _INSIDE).any(dim=1)
         # What somebody prompted is theirs to correct.
         ours = table.unseen[:n] >= 0
         drifted = (matched & (shown < config.refresh_below) & ours).any(dim=1)
@@ -114,14 +124,32 @@ class Lifecycle:
         self.waiting.copy_(torch.stack((wait & new, wait & ~new)).sum(dim=1))
         sure = (detections.scores >= config.sure) & (config.sure < 1)
         confirmed = wants & ((hits >= config.confirm) | (new & sure))
+        back = (found & confirmed[:, None]).any(dim=0)
+        table.settled[:n].copy_(torch.where(back, 0, table.settled[:n] + 1))
         return Wishes(torch.where(new, n, slot), drifted | confirmed)
+
+    def admit(self, table: SlotTable, rows: Tensor, logits: Tensor, known: int) -> Tensor:
+        """int64 (b,): `rows`, but scratch where a prompt showed what another object shows already.
+
+        `rows` int64 (b,), the first `known` of them with a past, the others new: those are ended.
+        `logits` float32 (b, h, w), what each prompt gave.
+        """
+        host = hosts(table, self._config.astray)
+        others = rows[:, None] != torch.arange(table.slots + 1, device=rows.device)[None, :]
+        there = (table.logits > 0) & host[:, None, None]
+        taken = mask_iou(logits > 0, there) >= self._config.duplicate
+        intrudes = (taken & others).any(dim=1)
+        gone = torch.zeros_like(table.live).index_copy_(0, rows[known:], intrudes[known:])
+        table.move_out(gone & table.live)
+        return torch.where(intrudes, table.slots, rows)
 
     def end(self, table: SlotTable, tracked: Tensor) -> None:
         """Hide what lies on another object, perhaps because that one passed in front, and empty
         the slots of what is gone; `tracked` bool (N + 1,): with a new mask."""
         config = self._config
-        table.hide(duplicates(table, config.duplicate))
+        table.hide(duplicates(table, config.duplicate, config.astray))
         absent = tracked & (table.presence <= 0)
+        table.settled.masked_fill_(tracked & (table.missing > 0), 0)
         table.missing.copy_(
             torch.where(absent, table.missing + 1, torch.where(tracked, 0, table.missing))
         )
@@ -134,9 +162,15 @@ class Lifecycle:
         n, boxes = table.slots, detections.boxes_xyxy
         shown = centre_distance(boxes, table.boxes_xyxy[:n])
         told = centre_distance(boxes, table.told_xyxy[:n])
-        near = torch.minimum(shown, told)
+        extent = torch.maximum(diagonal(boxes)[:, None], table.extent[None, :n])
+        near = torch.minimum(shown, told) / extent.clamp(min=1e-6)
         may &= (near <= self._config.reach) & detections.valid[:, None]
         return mutual_best(torch.where(may, 1 / (1 + near), 0.0), 1e-6)
+
+    def _inside(self, detections: Detections, table: SlotTable) -> Tensor:
+        """float32 (K, N): share of a detection's box that lies on a slot's mask."""
+        masks = table.logits[: table.slots] > 0
+        return covered(detections.boxes_xyxy, masks, detections.frame.size_hw)
 
     def _tell(self, table: SlotTable, matched: Tensor, detections: Detections) -> None:
         n = table.slots
@@ -145,6 +179,7 @@ class Lifecycle:
         table.scores[:n].copy_(torch.where(seen, score, table.scores[:n]))
         box = detections.boxes_xyxy.index_select(0, best)
         table.told_xyxy[:n].copy_(torch.where(seen[:, None], box, table.told_xyxy[:n]))
+        table.extent.copy_(torch.maximum(table.extent, diagonal(table.told_xyxy)))
         counted = table.unseen[:n] >= 0
         unseen = torch.where(seen, 0, table.unseen[:n] + (table.missing[:n] == 0))
         table.unseen[:n].copy_(torch.where(counted, unseen, table.unseen[:n]))
@@ -160,14 +195,6 @@ class Lifecycle:
         return hits
 
 
-def centre_distance(a: Tensor, b: Tensor) -> Tensor:
-    """float32 (n, m): between the boxes' centres, in mean diagonals."""
-    centre_a, centre_b = ((box[:, :2] + box[:, 2:]) / 2 for box in (a, b))
-    size_a, size_b = ((box[:, 2:] - box[:, :2]).square().sum(1).sqrt() for box in (a, b))
-    distance = (centre_a[:, None] - centre_b[None, :]).square().sum(2).sqrt()
-    return distance / ((size_a[:, None] + size_b[None, :]) / 2).clamp(min=1e-6)
-
-
 def mutual_best(scores: Tensor, least: float) -> Tensor:
     """bool (n, m): pairs that are each other's best, with a score of at least `least`."""
     best_of_row = scores == scores.amax(dim=1, keepdim=True)
@@ -175,19 +202,47 @@ def mutual_best(scores: Tensor, least: float) -> Tensor:
     return best_of_row & best_of_column & (scores >= least)
 
 
-def duplicates(table: SlotTable, least: float) -> Tensor:
-    """bool (N + 1,): objects that lie on another one and have no right of their own to be there.
+def duplicates(table: SlotTable, least: float, astray: int) -> Tensor:
+    """bool (N + 1,): objects that lie on others and have no right of their own to be there.
 
-    Whoever has a detection on the last key frame, or a prompt, has one: what lies under it has
-    drifted there. Of two without, the older one stays.
+    Whoever came into sight a moment ago yields to a host, see `hosts`, with the same mask, and to
+    hosts of its class whose masks are under most of its own. Of two that have been here for
+    longer, the one with a detection on the last key frame, or a prompt, has the right: what lies
+    under it has drifted there. Of two without, the older one stays.
     """
-    shown = (table.logits > 0).flatten(1) & table.live[:, None]
-    pixels = shown.float()
-    both = pixels @ pixels.T
-    area = pixels.sum(dim=1)
-    same = both >= least * (area[:, None] + area[None, :] - both).clamp(min=1)
+    shown = (table.logits > 0) & table.live[:, None, None]
+    same = mask_iou(shown, shown) >= least
+    new = (table.settled < _NEW) & (table.unseen >= 0)
+    host = hosts(table, astray)
+    intrudes = new[:, None] & host[None, :]
     rightful = table.unseen <= 0
     older = table.object_ids[None, :] < table.object_ids[:, None]
     there = table.live[:, None] & table.live[None, :]
     yields = ~rightful[:, None] & (rightful[None, :] | older)
-    return (same & yields & there).any(dim=1)
+    yields = intrudes | (yields & ~intrudes.T)
+    kin = host[None, :] & (table.class_ids[:, None] == table.class_ids[None, :])
+    return (same & yields & there).any(dim=1) | (new & (_covered_by(kin, shown) >= _COVERED))
+
+
+def _covered_by(others: Tensor, masks: Tensor) -> Tensor:
+    """float32 (n,): share of each mask, bool (n, h, w), that lies on any of `others`, bool (n, n),
+    of them; 0 where it is empty."""
+    pixels = masks.flatten(1).float()
+    under = (others.float() @ pixels) > 0
+    share: Tensor = (pixels * under).sum(dim=1) / pixels.sum(dim=1).clamp(min=1)
+    return share
+
+
+def hosts(table: SlotTable, astray: int) -> Tensor:
+    """bool (N + 1,): objects that others find in place: they have been there for a while, or
+    somebody asked for them, and a detection saw them on one of the last `astray` key frames."""
+    settled = (table.settled >= _NEW) | (table.unseen < 0)
+    return table.live & settled & (table.unseen < astray)
+
+
+def mask_iou(a: Tensor, b: Tensor) -> Tensor:
+    """float32 (n, m) of bool (n, h, w) and (m, h, w); 0 where both are empty."""
+    first, second = a.flatten(1).float(), b.flatten(1).float()
+    both = first @ second.T
+    iou: Tensor = both / (first.sum(1)[:, None] + second.sum(1)[None, :] - both).clamp(min=1)
+    return iou

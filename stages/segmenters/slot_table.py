@@ -35,6 +35,8 @@ class SlotTable:
         """Frames in a row without presence."""
         self.unseen = column(torch.int32)
         """Key frames in a row with a mask and no detection; -1: prompted, needs none."""
+        self.settled = column(torch.int32)
+        """Key frames since the object came into sight, or was brought to another place."""
         self.age = column(torch.int32)
         """Frames since the mask was computed."""
         self.logits = column(torch.float32, side, side)
@@ -44,6 +46,8 @@ class SlotTable:
         """Of the last mask that was there, frame pixels."""
         self.told_xyxy = column(torch.float32, 4)
         """Box of the last detection behind the slot, frame pixels; zeros where there was none."""
+        self.extent = column(torch.float32)
+        """Diagonal of the largest such box, frame pixels."""
         self.next_id = torch.zeros((), dtype=torch.int64, device=device)
         self.refused = torch.zeros((), dtype=torch.int64, device=device)
         """New objects that found no slot, since the epoch began."""
@@ -55,7 +59,7 @@ class SlotTable:
         yield from (
             self.live, self.object_ids, self.class_ids, self.scores, self.missing, self.unseen,
             self.age, self.logits, self.quality, self.presence, self.boxes_xyxy, self.told_xyxy,
-            self.next_id, self.refused,
+            self.extent, self.settled, self.next_id, self.refused,
         )  # fmt: skip
 
     def clear(self) -> None:
@@ -115,6 +119,8 @@ class SlotTable:
         self.scores.index_copy_(0, row, score)
         self.missing.index_fill_(0, row, 0)
         self.told_xyxy.index_fill_(0, row, 0)
+        self.extent.index_fill_(0, row, 0)
+        self.settled.index_fill_(0, row, 0)
         self.unseen.index_fill_(0, row, unseen)
         return object_id
 

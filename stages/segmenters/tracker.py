@@ -130,12 +130,15 @@ class Tracker:
         again = torch.where(ready[:looks], wanted, self.table.slots)
         begun = self._begin(detections, fresh.indices, ready[looks:])
         rows = torch.cat((again, begun))
+        corners = self._in_model(boxes.view(-1, 2, 2), frame)
+        tokens = self.core.head.tokens(corners, self._corners.expand(looks + births, -1))
+        shown = self.core.ask(encoded, rows, tokens)
+        rows = self._lifecycle.admit(self.table, rows, shown.masks.logits, looks)
         unseen = self.table.unseen.index_select(0, rows).clamp(max=0)  # a prompt's -1 stays
         self.table.unseen.index_copy_(0, rows, unseen)
         self.table.told_xyxy.index_copy_(0, rows, boxes)
-        corners = self._in_model(boxes.view(-1, 2, 2), frame)
-        tokens = self.core.head.tokens(corners, self._corners.expand(looks + births, -1))
-        self._keep(rows, self.core.begin(encoded, rows, tokens), frame)
+        self.core.condition(encoded, rows, shown)
+        self._keep(rows, shown, frame)
 
     def finish(self, detections: Detections) -> Tracks:
         """End what is gone, and hand on a copy of the slots."""

@@ -118,17 +118,27 @@ class TrackerCore:
 
         `rows` int64 (b,), scratch where there is nowhere to write.
         """
+        shown = self.ask(encoded, rows, told)
+        self.condition(encoded, rows, shown)
+        return shown
+
+    def ask(self, encoded: Pictures, rows: Tensor, told: Told) -> Shown:
+        """The masks that `begin` would give; nothing is kept."""
         with self._precision():
-            stream, now = self._place(rows)
+            stream, _ = self._place(rows)
             features, fine = self._each(encoded.coarse, stream), self._fine(encoded, stream)
             if isinstance(told, GivenMasks):
                 masks = self.head.given(features, fine, told)
             else:
                 masks = self.head.prompted(features + self._no_memory, fine, told)
-            enlarged = masks.enlarged(self.image_size)
-            memory = self._memory(encoded, stream, masks, enlarged, prompted=True)
-            self.bank.condition(rows, now, memory, masks.pointer)
-            return Shown(masks, enlarged, features)
+            return Shown(masks, masks.enlarged(self.image_size), features)
+
+    def condition(self, encoded: Pictures, rows: Tensor, shown: Shown) -> None:
+        """Keep the frame, with the masks that `ask` gave, for the slots `rows`."""
+        with self._precision():
+            stream, now = self._place(rows)
+            memory = self._memory(encoded, stream, shown.masks, shown.enlarged, prompted=True)
+            self.bank.condition(rows, now, memory, shown.masks.pointer)
 
     def correct(
         self, encoded: Pictures, rows: Tensor, features: Tensor, before: Tensor, told: Told
