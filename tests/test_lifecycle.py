@@ -101,6 +101,16 @@ def test_a_drifted_mask_is_looked_at_at_once_unless_somebody_prompted_it() -> No
     assert not life.associate(seen(drifted), slots).ready.any()
 
 
+def test_the_further_a_mask_slipped_off_the_more_urgent_is_its_refresh() -> None:
+    slots, life = table(A, B, FAR), lifecycle(confirm=1)
+    slots.missing[2] = 5
+    slipped = [side + 8 for side in B]
+    at_once = life.associate(seen(A, slipped, FAR), slots).urgency.tolist()
+    assert at_once[0] == 0
+    assert 0.3 < at_once[1] < 0.6
+    assert at_once[2] == 1  # out of sight
+
+
 def test_waiting_counts_those_that_would_be_ready_next() -> None:
     slots, life = table(FAR), lifecycle(confirm=2)
     drifted = [side + 8 for side in FAR]
@@ -259,6 +269,14 @@ def test_one_of_two_equal_masks_is_a_duplicate(unseen: tuple[int, int], gone: li
     assert not duplicates(slots, 0.7, 2).any()
 
 
+def test_who_was_out_of_sight_has_no_right_from_before() -> None:
+    slots = table(A, B)
+    slots.logits[1] = slots.logits[0]
+    assert not duplicates(slots, 0.7, 2).any()
+    slots.missing[0] = 1  # its memory sees it where the other one is detected
+    assert duplicates(slots, 0.7, 2).nonzero().flatten().tolist() == [0]
+
+
 @pytest.mark.parametrize(
     ("unseen", "settled", "gone"),
     [
@@ -312,6 +330,16 @@ def test_who_is_brought_back_has_just_come() -> None:
     wishes = life.associate(seen(A, moved), slots)
     assert (wishes.ready.tolist(), int(wishes.slots[1])) == ([False, True, False], 1)
     assert slots.settled[:2].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(("settled", "refreshed"), [((9, 0), 0), ((9, 9), None)])
+def test_who_was_there_keeps_its_detection(settled: tuple[int, int], refreshed: int | None) -> None:
+    slots, life = table(FAR, A), lifecycle()
+    slots.settled[:2] = torch.tensor(settled)
+    slots.told_xyxy[0] = torch.tensor([10.0, 10, 50, 36])  # its mask just slipped off
+    wishes = life.associate(seen(A), slots)
+    assert wishes.ready[0] == (refreshed is not None)
+    assert int(wishes.slots[0]) == (1 if refreshed is None else refreshed)
 
 
 def test_who_is_out_of_sight_has_just_come_once_it_is_seen_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,26 @@ def ids(packet: HostPacket) -> list[int]:
 
 
 class TestDetections:
+    @pytest.mark.parametrize("worst", [0, 1])
+    def test_of_two_masks_that_slipped_off_the_worse_is_looked_at_first(
+        self, files: Any, worst: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lifecycle, "hosts", lambda table, _: table.live & False)
+        tracker = Stream(files).segmenter.tracker
+        table, row = tracker.table, torch.tensor([0, 1])
+        for place in range(2):
+            one = row[place : place + 1]
+            table.move_in(one, torch.tensor([True]), one.int(), torch.ones(1), 0)
+        table.boxes_xyxy[:2] = torch.tensor(BOXES) + torch.tensor([[4.0], [4.0]])
+        table.boxes_xyxy[worst] += 6
+        table.age[:2] = 7
+        scores = torch.tensor([0.8, 0.8])
+        scores[worst] = 0.5  # the detector's certainty is another matter
+        found = replace(detections(frame(), BOXES, [True, True]), scores=scores)
+        encoded = tracker.units.encode(tracker.core.network.transform(frame().rgb))
+        tracker.grow(encoded, found, Permit(0, 1))
+        assert table.age[:2].tolist() == [0 if place == worst else 7 for place in range(2)]
+
     def test_an_object_begins_once_confirmed_and_keeps_its_id(self, files: Any) -> None:
         stream = Stream(files)
         seen = [ids(stream.step(BOXES[:1])) for _ in range(8)]

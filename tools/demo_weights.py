@@ -1,7 +1,7 @@
 """``python -m tools.demo_weights``: render the phantom, train both models, write the weights.
 
 Fixed seeds; the two trainings run side by side, one thread each: the detector's takes an hour
-and a half on two idle cores, SAM2's four and a half. ``--quick`` runs the same steps in a
+and a half on two idle cores, SAM2's more than five. ``--quick`` runs the same steps in a
 minute and writes into the cache folder.
 """
 
@@ -56,7 +56,7 @@ def run_side_by_side(step: list[list[str]]) -> None:
 def main() -> None:
     """Run the steps, then move the weights to the stages that load them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cache", type=Path, help="folder for clips and unfinished weights, 4 GB")
+    parser.add_argument("cache", type=Path, help="folder for clips and unfinished weights, 17 GB")
     parser.add_argument("--quick", action="store_true", help="a few steps; installs nothing")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)

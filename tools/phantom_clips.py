@@ -8,8 +8,9 @@ frame's size, precise enough for losses at a quarter of it.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -115,23 +116,36 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def render_clips(seeds: Iterable[int], workers: int = 2) -> ClipSet:
+def render_clips(seeds: Iterable[int], workers: int = 2) -> Iterator[Clip]:
     """Render `CLIPS_PER_SEED` clips for each seed, in the seeds' order."""
     if workers <= 1:
-        scenes = [render_seed(seed) for seed in seeds]
-    else:
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(workers, initializer=_one_thread) as pool:
-            scenes = list(pool.imap(render_seed, list(seeds), chunksize=8))
-    clips = [clip for scene in scenes for clip in scene]
-    return ClipSet(*(np.stack(column) for column in zip(*clips, strict=True)))
+        for seed in seeds:
+            yield from render_seed(seed)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, initializer=_one_thread) as pool:
+        for clips in pool.imap(render_seed, list(seeds), chunksize=8):
+            yield from clips
 
 
-def save_clips(clips: ClipSet, folder: Path) -> None:
-    """One uncompressed .npy an array, so that loading can map them."""
+def save_clips(clips: Iterable[Clip], count: int, folder: Path) -> None:
+    """Write `count` clips as they come, one uncompressed .npy an array, so that loading can map
+    them: all the training clips are more than memory holds. Raises ValueError if there are fewer
+    or more."""
     folder.mkdir(parents=True, exist_ok=True)
-    for field in fields(clips):
-        np.save(folder / f"{field.name}.npy", getattr(clips, field.name), allow_pickle=False)
+    coming = iter(clips)
+    first = next(coming)
+    arrays = [
+        np.lib.format.open_memmap(
+            folder / f"{field.name}.npy", "w+", dtype=value.dtype, shape=(count, *value.shape)
+        )
+        for field, value in zip(fields(ClipSet), first, strict=True)
+    ]
+    for number, clip in zip(range(count), chain((first,), coming), strict=True):
+        for array, value in zip(arrays, clip, strict=True):
+            array[number] = value
+    for array in arrays:
+        array.flush()
 
 
 def load_clips(folder: Path) -> ClipSet:

@@ -6,9 +6,9 @@ import argparse
 import time
 from pathlib import Path
 
-from tools.phantom_clips import render_clips, save_clips
+from tools.phantom_clips import CLIPS_PER_SEED, render_clips, save_clips
 
-TRAINING_SEEDS = (*range(2000), *range(3000, 5400))
+TRAINING_SEEDS = (*range(2000), *range(3000, 8400))
 """Those between are for choosing settings, those from `FIRST_EVALUATION_SEED` on for figures."""
 QUICK_SEEDS = range(6)
 
@@ -26,10 +26,10 @@ def main() -> None:
         parser.error(
             f"--seeds is {count}, expected 1 to {len(TRAINING_SEEDS)}; others are held out"
         )
+    clips = count * CLIPS_PER_SEED
     started = time.monotonic()
-    clips = render_clips(TRAINING_SEEDS[:count], arguments.workers)
-    save_clips(clips, arguments.folder)
-    print(f"{len(clips)} clips in {time.monotonic() - started:.0f} s -> {arguments.folder}")
+    save_clips(render_clips(TRAINING_SEEDS[:count], arguments.workers), clips, arguments.folder)
+    print(f"{clips} clips in {time.monotonic() - started:.0f} s -> {arguments.folder}")
 
 
 if __name__ == "__main__":

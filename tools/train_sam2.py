@@ -1,8 +1,8 @@
 """``python -m tools.train_sam2``: train the demo SAM2 on rendered clips, on the CPU.
 
-Six phases in this order: pictures teach prompts; more pictures, with the encoder's maps
-supervised too; clips add memory; three joint phases bring both on together. Same clips, steps and
-threads give the same weights.
+Seven phases in this order: pictures teach prompts; more pictures, with the encoder's maps
+supervised too; clips add memory; four joint phases bring both on together, the last one boxes
+most. Same clips, steps and threads give the same weights.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ _COVERED: Final = 0.6
 part of them."""
 _NEW: Final = 3
 """Key frames for which an object counts as just come."""
+_GUEST: Final = 0.7
+"""Weight of a newcomer's claim to a detection: whoever was there is followed on, even where its
+mask slipped off for a moment and the newcomer's fits."""
 
 
 class LifecycleConfig(Section):
@@ -71,6 +74,8 @@ class Wishes:
     """int64 (K,): the object to refresh or to find again; N for a new one."""
     ready: Tensor
     """bool (K,): to be granted now."""
+    urgency: Tensor
+    """float32 (K,), 0 to 1: how far the mask is from a detection of a known object."""
 
 
 class Lifecycle:
@@ -101,7 +106,8 @@ class Lifecycle:
         same = detections.class_ids[:, None] == table.class_ids[None, :n]
         present = table.missing[:n] == 0
         known = overlap * same * present
-        matched = mutual_best(known, config.overlap)
+        guest = torch.where(newcomers(table)[:n], _GUEST, 1.0)
+        matched = mutual_best(known * guest, 1e-6) & (known >= config.overlap)
         self._tell(table, matched, detections)
         # An object with a detection of its own explains another one only where they repeat it.
         own = matched.any(dim=0)
@@ -126,7 +132,8 @@ class Lifecycle:
         confirmed = wants & ((hits >= config.confirm) | (new & sure))
         back = (found & confirmed[:, None]).any(dim=0)
         table.settled[:n].copy_(torch.where(back, 0, table.settled[:n] + 1))
-        return Wishes(torch.where(new, n, slot), drifted | confirmed)
+        urgency = 1 - (matched * shown).amax(dim=1)
+        return Wishes(torch.where(new, n, slot), drifted | confirmed, urgency)
 
     def admit(self, table: SlotTable, rows: Tensor, logits: Tensor, known: int) -> Tensor:
         """int64 (b,): `rows`, but scratch where a prompt showed what another object shows already.
@@ -212,10 +219,9 @@ def duplicates(table: SlotTable, least: float, astray: int) -> Tensor:
     """
     shown = (table.logits > 0) & table.live[:, None, None]
     same = mask_iou(shown, shown) >= least
-    new = (table.settled < _NEW) & (table.unseen >= 0)
-    host = hosts(table, astray)
+    new, host = newcomers(table), hosts(table, astray)
     intrudes = new[:, None] & host[None, :]
-    rightful = table.unseen <= 0
+    rightful = (table.unseen < 0) | ((table.unseen == 0) & (table.missing == 0))
     older = table.object_ids[None, :] < table.object_ids[:, None]
     there = table.live[:, None] & table.live[None, :]
     yields = ~rightful[:, None] & (rightful[None, :] | older)
@@ -233,11 +239,15 @@ def _covered_by(others: Tensor, masks: Tensor) -> Tensor:
     return share
 
 
+def newcomers(table: SlotTable) -> Tensor:
+    """bool (N + 1,): objects that came into sight a moment ago, not because somebody asked."""
+    return (table.settled < _NEW) & (table.unseen >= 0)
+
+
 def hosts(table: SlotTable, astray: int) -> Tensor:
     """bool (N + 1,): objects that others find in place: they have been there for a while, or
     somebody asked for them, and a detection saw them on one of the last `astray` key frames."""
-    settled = (table.settled >= _NEW) | (table.unseen < 0)
-    return table.live & settled & (table.unseen < astray)
+    return table.live & ~newcomers(table) & (table.unseen < astray)
 
 
 def mask_iou(a: Tensor, b: Tensor) -> Tensor:

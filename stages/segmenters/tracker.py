@@ -120,7 +120,7 @@ class Tracker:
             return
         frame = detections.frame
         new = wishes.slots == self.table.slots
-        known = torch.where(wishes.ready & ~new, detections.scores, -1.0).topk(looks)
+        known = torch.where(wishes.ready & ~new, wishes.urgency, -1.0).topk(looks)
         fresh = torch.where(wishes.ready & new, detections.scores, -1.0).topk(births)
         order = torch.cat((known.indices, fresh.indices))
         ready = torch.cat((known.values, fresh.values)) >= 0
@@ -137,6 +137,7 @@ class Tracker:
         unseen = self.table.unseen.index_select(0, rows).clamp(max=0)  # a prompt's -1 stays
         self.table.unseen.index_copy_(0, rows, unseen)
         self.table.told_xyxy.index_copy_(0, rows, boxes)
+        self.table.missing.index_fill_(0, rows, 0)
         self.core.condition(encoded, rows, shown)
         self._keep(rows, shown, frame)
 
