@@ -10,10 +10,10 @@ from tiny_sam2 import frame
 from torch import Tensor
 
 from stages.records import Detections
+from stages.segmenters.duplicates import duplicates
 from stages.segmenters.lifecycle import (
     Lifecycle,
     LifecycleConfig,
-    duplicates,
     mutual_best,
 )
 from stages.segmenters.mask_head import Masks
