@@ -37,6 +37,8 @@ from kpi.logger import KpiLogger
 from kpi.prometheus import PrometheusSink
 from kpi.timing import StageTimer
 from pipeline.chain import RESIDENT_STAGES
+from pipeline.health import Health
+from pipeline.tally import Tally
 
 MOST_MS, MOST_P99 = 0.15, 1.5
 PERIOD_MS = 1000 / 30
@@ -97,6 +99,7 @@ class Loop:
             FramePublished(
                 *("bench", 0, self._frame_id, round(ms, 3), round(ms, 3), times.stages_ms()),
                 *(len(self._presence), self._presence, round(times.queue_ms, 3)),
+                kind="key",
             )
         )
 
@@ -133,8 +136,9 @@ class Arm:
 
 
 def _sinks(path: Path) -> list[EventSink]:
-    """A run's: metrics and a file."""
-    return [PrometheusSink("bench", RESIDENT_STAGES, {}), JsonlSink(path)]
+    """A run's: metrics, its health and a file."""
+    health = Health(Tally(RESIDENT_STAGES), stale_after_s=2.0, hung_after_s=10.0)
+    return [PrometheusSink("bench", RESIDENT_STAGES, {}), health, JsonlSink(path)]
 
 
 @contextmanager

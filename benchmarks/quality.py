@@ -3,7 +3,7 @@
     python -m benchmarks.quality [--quick] [--json FILE] [--seeds 20] [--first-seed 10000]
         [--tracked-frames 300]
 
-Only truth objects that count are judged (at least 12 px thick, 400 visible px); masks are
+Only truth objects that count are judged (more than 12 px thick, 400 visible px); masks are
 compared at frame resolution. `mean_iou`, `recall`, `precision`, `id_switches_per_100_frames`,
 `occlusion_id_kept`: the demo's chain as `configs/demo.yaml` has it, on every frame of every scene
 of `--tracked-frames`, a miss counts 0.

@@ -37,6 +37,10 @@ from benchmarks.report import parser, print_table, write_json
 ROOT = Path(__file__).parent.parent
 MODES = ("calm", "elsewhere", "storm")
 ROUND = ("calm", "elsewhere", "calm", "storm")
+MOST_FALL = 0.1
+"""Share of the frames that a storm may cost."""
+LEAST_ANSWERED = 0.95
+"""Share of the scrapes asked for that must be answered, or it was no storm."""
 PACES = {"paced": "30", "unpaced": "null"}
 START_S = 120.0
 STORM = "benchmarks.scraper"
@@ -195,7 +199,7 @@ def measure(fps: str, plan: Plan) -> dict[str, Shown]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write; exit 1 where the storm costs too much, or was none."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--rate", type=float, default=200.0, help="scrapes a second")
     made.add_argument("--seconds", type=float, default=10.0, help="of each window")
@@ -203,7 +207,7 @@ def main() -> None:
     options = made.parse_args()
     quick = Plan(options.rate, min(2.5, options.seconds), 1)
     plan = quick if options.quick else Plan(options.rate, options.seconds, options.rounds)
-    results: dict[str, object] = {"load_before": round(os.getloadavg()[0], 2), **asdict(plan)}
+    results: dict[str, float | None] = {"load_before": round(os.getloadavg()[0], 2), **asdict(plan)}
     rows = []
     for pace, fps in PACES.items():
         for mode, shown in measure(fps, plan).items():
@@ -214,7 +218,14 @@ def main() -> None:
     scrapes = ("asked/s", "answered/s", "refused/s", "scrape p99 ms")
     columns = ("", "", "frames/s", "fall", "cpu ms", "latency p99 ms", *scrapes)
     print_table(f"{plan.rate:.0f} scrapes/s asked for", columns, rows)
+    results["most_fall"] = MOST_FALL
+    results["fine"] = all(
+        float(results[f"{pace}_storm_fall"]) <= MOST_FALL
+        and float(results[f"{pace}_storm_answered_per_s"]) >= LEAST_ANSWERED * plan.rate
+        for pace in PACES
+    )
     write_json(options.json, "scrape_storm", results)
+    sys.exit(0 if results["fine"] else 1)
 
 
 if __name__ == "__main__":

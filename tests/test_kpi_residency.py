@@ -7,10 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from kpi_examples import BARE, FULL
+from nvml_player import NvmlPlayer
+from test_kpi_device import opener, told, until
 from test_kpi_timing import FakeDevice
 
 from kpi import emit
 from kpi.device import DeviceSampler
+from kpi.device_events import DeviceSample
 from kpi.events import FramePublished, ObjectAdded
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
@@ -50,9 +53,11 @@ def test_stages_are_timed_without_a_copy_or_a_wait(cuda: bool) -> None:
 
 def test_the_device_is_sampled_without_a_copy_or_a_wait() -> None:
     with residency_guard() as report:
-        sampler = DeviceSampler(1.0)
-        sampler.start()
-        sampler.close()
+        sampler = DeviceSampler(0.01, 0, open_gpu=opener(NvmlPlayer()))
+        with told() as sink:
+            sampler.start()
+            until(lambda: any(sample.gpu_power_watts for sample in sink.of(DeviceSample)))
+            sampler.close()
     assert report.violations == []
 
 

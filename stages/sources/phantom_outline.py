@@ -129,7 +129,7 @@ def is_visible(shape: Outline) -> bool:
 
 
 def is_counted(mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask has at least 400 pixels and a part that is at least 12 px thick.
+    """Whether a mask has at least 400 pixels and a part that is more than 12 px thick.
 
     Thick enough is what survives six erosions, by the 4- and the 8-neighbourhood in turn (their
     sum is close to a disc). ``mask`` bool (H, W); pixels beyond its border count as outside.

@@ -37,7 +37,7 @@ class SceneTruth:
 
     ``object_ids`` int64 (n,), ascending, never reused within a scene; ``class_ids`` int32 (n,),
     into `CLASS_NAMES`; ``masks`` bool (n, H, W), visible pixels only, disjoint; ``counted``
-    bool (n,): at least 400 visible pixels and at least 12 px thick.
+    bool (n,): at least 400 visible pixels and more than 12 px thick.
     """
 
     object_ids: NDArray[np.int64]
