@@ -52,12 +52,15 @@ def _make_unsure(predictor: Any) -> None:  # noqa: ANN401
     """Make binarised masks differ from plain ones.
 
     The demo's are sure almost everywhere, and its memory reads their sign more than their size:
-    left plain, its logits change by less than 1e-3. So logits become a tenth, and the mask
-    encoder's first layer gets random offsets that a small mask cannot outweigh.
+    left plain, its logits change by less than 1e-3. So logits become a tenth, what is read from
+    memory weighs four times as much, and the mask encoder's first layer gets random offsets that
+    a small mask cannot outweigh.
     """
     for layers in predictor.sam_mask_decoder.output_hypernetworks_mlps:
         layers.layers[-1].weight.mul_(0.1)
         layers.layers[-1].bias.mul_(0.1)
+    for layer in predictor.memory_attention.layers:
+        layer.cross_attn_image.out_proj.weight.mul_(4)
     first = predictor.memory_encoder.mask_downsampler.encoder[0]
     noise = torch.randn(first.bias.shape, generator=torch.Generator().manual_seed(0))
     first.bias.add_(5 * noise * first.weight.abs().sum((1, 2, 3)).mean())

@@ -47,7 +47,9 @@ class Frames:
 
     @property
     def lost_share(self) -> float:
-        return self.lost / (self.published + self.lost)
+        """1 where no frame came through at all."""
+        came = self.published + self.lost
+        return self.lost / came if came else 1.0
 
 
 class Attacked:
