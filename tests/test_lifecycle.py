@@ -11,11 +11,7 @@ from torch import Tensor
 
 from stages.records import Detections
 from stages.segmenters.duplicates import duplicates
-from stages.segmenters.lifecycle import (
-    Lifecycle,
-    LifecycleConfig,
-    mutual_best,
-)
+from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig, mutual_best
 from stages.segmenters.mask_head import Masks
 from stages.segmenters.slot_table import SlotTable
 

@@ -233,6 +233,7 @@ def test_a_quantile_of_a_live_run_agrees_with_its_log_within_a_bucket(
     (found,) = watched.prometheus.query(quantile, then)
     latencies = first_latencies_s(watched.log, int(count.value))
     assert in_one_bucket(found.value, latencies, percent)
+    assert not in_one_bucket(found.value, latencies / 100, percent), "negative control"
     (sum_s,) = watched.prometheus.query(f"maskstream_latency_seconds_sum{{{selected}}}", then)
     assert sum_s.value == pytest.approx(latencies.sum())
 
