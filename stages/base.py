@@ -37,6 +37,10 @@ class Picture:
     spacing_mm: tuple[float, float] | None = None
     """(y, x) millimetres per pixel."""
     pose: NDArray[np.float64] | None = None
+    origin_yx: tuple[int, int] = (0, 0)
+    """Where `pixels` begins in the source's full picture: a region of interest."""
+    full_hw: tuple[int, int] | None = None
+    """Size of the full picture; None: that of `pixels`."""
 
 
 class Source(Protocol):
