@@ -8,13 +8,29 @@ from torch import Tensor
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """float32 (n, m) of float32 (n, 4) and (m, 4), x1 y1 x2 y2; 0 where a box is empty."""
+    both = _shared_area(a, b)
+    iou: Tensor = both / (_area(a)[:, None] + _area(b)[None, :] - both).clamp(min=1e-6)
+    return iou
+
+
+def _shared_area(a: Tensor, b: Tensor) -> Tensor:
     size = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(
         a[:, None, :2], b[None, :, :2]
     )
-    both = size.clamp(min=0).prod(dim=2)
-    area_a, area_b = ((box[:, 2:] - box[:, :2]).clamp(min=0).prod(dim=1) for box in (a, b))
-    iou: Tensor = both / (area_a[:, None] + area_b[None, :] - both).clamp(min=1e-6)
-    return iou
+    return size.clamp(min=0).prod(dim=2)
+
+
+def _area(boxes_xyxy: Tensor) -> Tensor:
+    return (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=0).prod(dim=1)
+
+
+def smaller_covered(boxes_xyxy: Tensor) -> Tensor:
+    """float32 (n, n) of float32 (n, 4): share of the smaller of two boxes that lies in the larger
+    one; 0 where it is empty."""
+    both = _shared_area(boxes_xyxy, boxes_xyxy)
+    area = _area(boxes_xyxy)
+    share: Tensor = both / torch.minimum(area[:, None], area[None, :]).clamp(min=1e-6)
+    return share
 
 
 def diagonal(boxes_xyxy: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from tiny_sam2 import frame
 from torch import Tensor
 
 from stages.records import Detections
+from stages.segmenters.association import best_pairs
 from stages.segmenters.duplicates import duplicates
-from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig, mutual_best
+from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.mask_head import Masks
 from stages.segmenters.slot_table import SlotTable
 
@@ -50,7 +51,7 @@ def seen(*boxes: list[float], classes: tuple[int, ...] = (), score: float = 0.9)
 
 
 def lifecycle(**settings: Any) -> Lifecycle:
-    return Lifecycle(LifecycleConfig(**{"sure": 1.0} | settings), CPU)
+    return Lifecycle(LifecycleConfig(**{"sure": 1.0, "patience": 0} | settings), CPU)
 
 
 def test_a_detection_on_a_mask_wants_nothing_and_gives_its_score() -> None:
@@ -188,7 +189,7 @@ def test_who_shows_little_is_found_by_the_size_that_it_had() -> None:
 
 
 def test_a_part_of_an_object_that_is_detected_too_is_that_object() -> None:
-    part = [10.0, 10.0, 30.0, 30.0]
+    part = [10.0, 10.0, 30.0, 55.0]  # it sticks out
 
     def wants(on: list[float], classes: tuple[int, int] = (0, 0)) -> bool:
         slots, life = table(A, classes=classes[:1]), lifecycle(confirm=1)
@@ -202,6 +203,87 @@ def test_a_part_of_an_object_that_is_detected_too_is_that_object() -> None:
     assert not wants(on=A)
     assert wants(on=A, classes=(0, 1))
     assert wants(on=[35.0, 10.0, 50.0, 40.0])  # the mask leaves room for another one
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_box_in_a_box_of_its_class_is_the_same_object(swapped: bool) -> None:
+    """What a shadow parts is detected in part and as a whole."""
+
+    def wants(other: list[float], class_id: int = 0) -> list[bool]:
+        known, second = (other, A) if swapped else (A, other)
+        slots, life = table(known), lifecycle(confirm=1, refresh_below=0)
+        slots.logits[0] = -5.0
+        return life.associate(seen(known, second, classes=(0, class_id)), slots).ready.tolist()
+
+    assert wants([12.0, 12.0, 28.0, 30.0]) == [False, False, False]
+    assert wants([12.0, 12.0, 28.0, 30.0], class_id=1) == [False, True, False]
+    assert wants([12.0, 34.0, 28.0, 52.0]) == [False, True, False]
+
+
+def test_of_a_part_and_the_whole_the_surer_one_is_the_object() -> None:
+    whole, part = [10.0, 10.0, 50.0, 60.0], [12.0, 10.0, 48.0, 38.0]
+
+    def told(score: float) -> list[float]:
+        slots, life = table(part), lifecycle()
+        detections = seen(whole, part)
+        detections.scores[1] = score
+        life.associate(detections, slots)
+        return slots.told_xyxy[0].tolist()
+
+    assert told(0.9) == part
+    assert told(0.3) == whole
+
+
+def test_a_detection_follows_on_though_another_objects_fits_its_mask_better() -> None:
+    """Both detections claim the object whose mask lies on both; each gets one of the objects."""
+    slots, life = table(A, B), lifecycle(confirm=1, refresh_below=0)
+    slots.told_xyxy[1] = torch.tensor(B)
+    slots.boxes_xyxy[1] = torch.tensor(A)  # its mask slipped off
+    slots.told_xyxy[0] = torch.tensor(A)
+    assert not life.associate(seen(A, B), slots).ready.any()
+    assert slots.unseen[:2].tolist() == [0, 0]
+    assert slots.told_xyxy[:2].tolist() == [A, B]
+
+
+def test_a_weak_detection_begins_nothing_and_brings_nobody_back() -> None:
+    def ready(score: float, missing: int) -> list[bool]:
+        slots, life = table(A), lifecycle(confirm=1, least=0.25)
+        slots.missing[0] = missing
+        moved = [side + 15 for side in A]
+        return life.associate(seen(moved if missing else B, score=score), slots).ready.tolist()
+
+    assert ready(0.3, missing=0) == ready(0.3, missing=5) == [True, False, False]
+    assert ready(0.2, missing=0) == ready(0.2, missing=5) == [False, False, False]
+    slots, life = table(A), lifecycle(confirm=1, refresh_below=0.95)
+    assert life.associate(seen([side + 4 for side in A], score=0.2), slots).ready[0]  # it is known
+
+
+def test_close_to_one_of_its_class_a_detection_must_be_patient() -> None:
+    beside = [45.0, 10.0, 85.0, 40.0]
+
+    def frames(box: list[float], class_id: int = 0, **lost: int) -> int:
+        slots, life = table(A), lifecycle(confirm=1, patience=2, sure=0.5)
+        slots.told_xyxy[0] = torch.tensor(A)
+        slots.missing[0] = lost.get("missing", 0)
+        for place in range(9):
+            wishes = life.associate(seen(A, box, classes=(0, class_id)), slots)
+            if wishes.ready[1]:
+                return place
+        return 9
+
+    assert frames(beside) == 2
+    assert frames(beside, class_id=1) == 0
+    assert frames(FAR) == 0
+
+
+def test_to_look_again_confirms_nobody() -> None:
+    """Key frames on which a detection wanted its own mask refreshed do not count."""
+    slots, life = table(A, FAR), lifecycle(confirm=2, refresh_below=0.95, reach=9.0)
+    drifted = [side + 4 for side in A]
+    life.associate(seen(drifted), slots)
+    slots.missing[:2] = 5  # whoever wants one now must be there twice
+    assert not life.associate(seen(drifted), slots).ready.any()
+    assert life.associate(seen(drifted), slots).ready[0]
 
 
 def test_absence_ends_an_object_after_its_time_and_presence_resets_it() -> None:
@@ -227,9 +309,10 @@ def test_what_no_detection_sees_ends_unless_prompted() -> None:
 
 def test_what_crosses_an_object_with_a_detection_of_its_own_is_another_one() -> None:
     wide = [10.0, 10.0, 50.0, 60.0]  # the mask has spread over a neighbour
-    beside = [10.0, 30.0, 50.0, 60.0]
+    beside = [10.0, 32.0, 50.0, 60.0]
     slots, life = table(wide), lifecycle(confirm=1)
-    assert life.associate(seen(A, beside), slots).ready.tolist() == [True, True, False]
+    wishes = life.associate(seen(A, beside), slots)
+    assert (wishes.ready.tolist(), wishes.slots.tolist()[:2]) == ([True, True, False], [0, 4])
     again = [10.0, 10.0, 50.0, 44.0]  # a second box of the same object
     slots, life = table(A), lifecycle(confirm=1)
     assert not life.associate(seen(A, again), slots).ready.any()
@@ -390,6 +473,15 @@ def test_live_slots_come_first() -> None:
     assert live.tolist() == [True, True, False]
 
 
-def test_each_row_and_column_has_one_best() -> None:
-    best = mutual_best(torch.tensor([[0.9, 0.5], [0.8, 0.2]]), 0.3)
-    assert best.tolist() == [[True, False], [False, False]]
+@pytest.mark.parametrize(
+    ("scores", "pairs"),
+    [
+        ([[0.9, 0.5], [0.8, 0.2]], [(0, 0), (1, 1)]),  # the loser takes what is left
+        ([[0.9, 0.0], [0.8, 0.0]], [(0, 0)]),
+        ([[0.5, 0.5], [0.5, 0.5]], [(0, 0), (1, 1)]),  # equal claims are not granted twice
+        ([[0.0, 0.0]], []),
+    ],
+)
+def test_pairs_by_falling_score(scores: list[list[float]], pairs: list[tuple[int, int]]) -> None:
+    found = best_pairs(torch.tensor(scores)).nonzero().tolist()
+    assert [tuple(pair) for pair in found] == pairs

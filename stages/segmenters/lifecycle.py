@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from stages.base import Section
-from stages.boxes import box_iou, centre_distance, covered, diagonal
+from stages.boxes import box_iou, diagonal
 from stages.records import Detections
-from stages.segmenters.duplicates import duplicates, hosts, mask_iou, newcomers
+from stages.segmenters.association import crowded, explained, find_again, match, overlaps
+from stages.segmenters.duplicates import duplicates, hosts, mask_iou
 from stages.segmenters.slot_table import SlotTable
-
-_REPEATED: Final = 0.6
-"""Box IoU from which a detection repeats another one's object."""
-_INSIDE: Final = 0.5
-"""Share of a detection's box on the mask of another one's object from which it repeats that one:
-a part of it was detected too."""
-_GUEST: Final = 0.7
-"""Weight of a newcomer's claim to a detection: whoever was there is followed on, even where its
-mask slipped off for a moment and the newcomer's fits."""
 
 
 class LifecycleConfig(Section):
@@ -31,6 +22,12 @@ class LifecycleConfig(Section):
     confirm: int = Field(default=2, ge=1, le=30)
     """Key frames in a row on which a detection must be there before it begins an object, or
     brings a lost one back."""
+    least: float = Field(default=0.25, ge=0, le=1)
+    """Score below which a detection tells of known objects in sight only: it begins none and
+    brings none back (as in ByteTrack, Zhang et al. 2022)."""
+    patience: int = Field(default=3, ge=0, le=30)
+    """Key frames more that a detection must be there before it begins an object close to one of
+    its class, which may be the same one; even a sure one."""
     sure: float = Field(default=0.75, ge=0, le=1)
     """Score from which a detection begins an object at once; 1: each must be confirmed."""
     births: int = Field(default=4, ge=1, le=16)
@@ -42,7 +39,7 @@ class LifecycleConfig(Section):
     somebody has prompted it; 0: never."""
     reach: float = Field(default=1.0, ge=0)
     """How far from where it was last seen a lost object may be found again, in diagonals of the
-    largest box that it was detected with: who comes out of a shadow shows little at first."""
+    largest box that it was detected with: who goes into a shadow, or comes out, shows little."""
     astray: int = Field(default=2, ge=1)
     """Key frames in a row without a detection from which an object whose mask is elsewhere may be
     found again too."""
@@ -93,43 +90,29 @@ class Lifecycle:
     def associate(self, detections: Detections, table: SlotTable) -> Wishes:
         """Match detections with masks; matched slots take the detection's score."""
         config, n = self._config, table.slots
-        live, boxes = table.live[:n], table.boxes_xyxy[:n]
-        shown = box_iou(detections.boxes_xyxy, boxes)
-        # A mask that fails its box must not make its detection a second object.
-        told = box_iou(detections.boxes_xyxy, table.told_xyxy[:n])
-        both = detections.valid[:, None] & live[None, :]
-        overlap = torch.where(both, torch.maximum(shown, told), 0.0)
-        same = detections.class_ids[:, None] == table.class_ids[None, :n]
-        present = table.missing[:n] == 0
-        known = overlap * same * present
-        guest = torch.where(newcomers(table)[:n], _GUEST, 1.0)
-        matched = mutual_best(known * guest, 1e-6) & (known >= config.overlap)
+        near = overlaps(detections, table)
+        matched = match(near, table, detections.scores, config.overlap)
         self._tell(table, matched, detections)
-        # An object with a detection of its own explains another one only where they repeat it.
-        own = matched.any(dim=0)
-        least = torch.where(own, _REPEATED, config.overlap)
-        taken = matched.any(dim=1) | ((overlap * present) >= least).any(dim=1)
-        taken |= (self._inside(detections, table) * (own & present) * same >= _INSIDE).any(dim=1)
         # What somebody prompted is theirs to correct.
         ours = table.unseen[:n] >= 0
-        drifted = (matched & (shown < config.refresh_below) & ours).any(dim=1)
-        astray = ours & ~own & (table.unseen[:n] >= config.astray)
-        lost = live & (~present | astray)
-        found = self._found(detections, table, same & lost & ~taken[:, None])
+        drifted = (matched & (near.shown < config.refresh_below) & ours).any(dim=1)
+        astray = ours & ~matched.any(dim=0) & (table.unseen[:n] >= config.astray)
+        free = (detections.scores >= config.least) & ~explained(
+            near, matched, detections, config.overlap
+        )
+        lost = near.same & (~near.seen | astray)
+        found = find_again(detections, table, lost & free[:, None], config.reach)
         again = found.any(dim=1)
-        new = detections.valid & ~taken & ~again
-        slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))
-        wants = drifted | again | new
-        hits = self._count(detections.boxes_xyxy, wants)
+        new = detections.valid & free & ~again
         # To look again at a known object risks nothing; who somebody is must be confirmed.
-        wait = drifted | (wants & (hits >= config.confirm - 1))
-        self.waiting.copy_(torch.stack((wait & new, wait & ~new)).sum(dim=1))
-        sure = (detections.scores >= config.sure) & (config.sure < 1)
-        confirmed = wants & ((hits >= config.confirm) | (new & sure))
-        back = (found & confirmed[:, None]).any(dim=0)
+        now, soon = self._confirmed(detections, again, new, crowded(near))
+        self.waiting.copy_(torch.stack((soon & new, drifted | (soon & again))).sum(dim=1))
+        ready = drifted | now
+        back = (found & ready[:, None]).any(dim=0)
         table.settled[:n].copy_(torch.where(back, 0, table.settled[:n] + 1))
-        urgency = 1 - (matched * shown).amax(dim=1)
-        return Wishes(torch.where(new, n, slot), drifted | confirmed, urgency)
+        slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))
+        urgency = 1 - (matched * near.shown).amax(dim=1)
+        return Wishes(torch.where(new, n, slot), ready, urgency)
 
     def admit(self, table: SlotTable, rows: Tensor, logits: Tensor, known: int) -> Tensor:
         """int64 (b,): `rows`, but scratch where a prompt showed what another object shows already.
@@ -160,20 +143,17 @@ class Lifecycle:
         gone |= table.unseen > config.max_unseen_key_frames
         table.move_out(gone & table.live)
 
-    def _found(self, detections: Detections, table: SlotTable, may: Tensor) -> Tensor:
-        """bool (K, N): detections near where an object was last seen, each other's nearest."""
-        n, boxes = table.slots, detections.boxes_xyxy
-        shown = centre_distance(boxes, table.boxes_xyxy[:n])
-        told = centre_distance(boxes, table.told_xyxy[:n])
-        extent = torch.maximum(diagonal(boxes)[:, None], table.extent[None, :n])
-        near = torch.minimum(shown, told) / extent.clamp(min=1e-6)
-        may &= (near <= self._config.reach) & detections.valid[:, None]
-        return mutual_best(torch.where(may, 1 / (1 + near), 0.0), 1e-6)
-
-    def _inside(self, detections: Detections, table: SlotTable) -> Tensor:
-        """float32 (K, N): share of a detection's box that lies on a slot's mask."""
-        masks = table.logits[: table.slots] > 0
-        return covered(detections.boxes_xyxy, masks, detections.frame.size_hw)
+    def _confirmed(
+        self, detections: Detections, again: Tensor, new: Tensor, close: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """bool (K,) each: detections that have been there for long enough, to find an object
+        `again` or to begin a `new` one, and those that will have been on the next key frame."""
+        config = self._config
+        hits = self._count(detections.boxes_xyxy, again | new)
+        needed = config.confirm + config.patience * (close & new)
+        sure = (detections.scores >= config.sure) & (config.sure < 1) & new & ~close
+        now = (again | new) & ((hits >= needed) | sure)
+        return now, (again | new) & (hits >= needed - 1)
 
     def _tell(self, table: SlotTable, matched: Tensor, detections: Detections) -> None:
         n = table.slots
@@ -196,10 +176,3 @@ class Lifecycle:
         hits = torch.where(wants, before.amax(dim=1) + 1, 0).int()
         self._boxes, self._hits = boxes, hits
         return hits
-
-
-def mutual_best(scores: Tensor, least: float) -> Tensor:
-    """bool (n, m): pairs that are each other's best, with a score of at least `least`."""
-    best_of_row = scores == scores.amax(dim=1, keepdim=True)
-    best_of_column = scores == scores.amax(dim=0, keepdim=True)
-    return best_of_row & best_of_column & (scores >= least)
