@@ -15,7 +15,11 @@ FrameKind = Literal["key", "followed", "held"]
 
 RefusalReason = Literal["no_slot", "bad_prompt"]
 RecorderStateName = Literal["recording", "paused"]
-SourceState = Literal["connecting", "streaming", "ended", "failed"]
+SourceState = Literal[
+    "connecting", "streaming", "stale", "frozen", "reconnecting", "ended", "failed"
+]
+"""`stale`: connected, but no picture came for a while; `frozen`: the same picture comes again and
+again; `reconnecting`: the connection was lost, or could not be made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ class PrometheusSink:
             source_id, stages, clocks, build, self._sometimes, expected.subscribers
         )
         self._dropped = 0
-        self._streaming = self._has_streamed = False
+        self._has_streamed = self._was_away = False
 
     def render(self) -> bytes:
         """All metrics as text (`CONTENT_TYPE`); callable from any thread."""
@@ -160,12 +160,13 @@ class PrometheusSink:
                 self._metrics.ignored.inc()
 
     def _source_state(self, event: SourceStateChanged) -> None:
-        was_streaming, self._streaming = self._streaming, event.state == "streaming"
-        self._metrics.up.set(self._streaming)
-        if self._streaming and not was_streaming:
+        self._metrics.up.set(event.state == "streaming")
+        if event.state in ("connecting", "reconnecting"):
+            self._was_away = True
+        elif event.state == "streaming":
             self._sometimes.source_streams()
-            self._metrics.reconnects.inc(self._has_streamed)
-            self._has_streamed = True
+            self._metrics.reconnects.inc(self._has_streamed and self._was_away)
+            self._has_streamed, self._was_away = True, False
 
     def _find(self, series: Mapping[K, V], key: K) -> V | None:
         """The series made for `key`; None, and counted as ignored, where there is none."""

@@ -95,7 +95,8 @@ def assemble(
     if publisher is not None:
         stack.callback(publisher.close)
     chain = build_chain(config, device, detector, segmenter)
-    warm_up(chain, source.size_hw, device)
+    if source.size_hw is not None:
+        warm_up(chain, source.size_hw, device)
     return Assembly(
         config=config,
         device=device,

@@ -59,6 +59,8 @@ class GrabConfig(Section):
     """`latest` replaces a waiting picture by a newer one; `every` makes the source wait."""
     depth: int = Field(default=4, ge=1, le=64)
     """Pictures that may wait under `every`."""
+    max_age_ms: float | None = Field(default=None, gt=0)
+    """A frame older than this when its turn comes is dropped (`stale`), never segmented."""
 
 
 class KpiConfig(Section):

@@ -46,6 +46,7 @@ class FrameFlow:
             mailbox=config.grab.mailbox,
             depth=config.grab.depth,
             frames=options.frames,
+            max_age_ms=config.grab.max_age_ms,
         )
         parts.tally.upstream = lambda: self._grab.dropped
         if parts.publisher is not None:
@@ -62,6 +63,7 @@ class FrameFlow:
             parts.tally,
             plan,
             parts.taps,
+            warm=parts.source.size_hw is not None,
         )
         parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
 

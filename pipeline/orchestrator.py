@@ -95,13 +95,17 @@ class Orchestrator:
         tally: Tally,
         plan: AuditPlan,
         taps: Sequence[PixelTap],
+        *,
+        warm: bool = True,
     ) -> None:
+        """``warm`` False: the chain is yet to be warmed up, with the size of the first frame."""
         self._chain = chain
         self._egress = egress
         self._timer = timer
         self._tally = tally
         self._plan = plan
         self._taps = tuple(taps)
+        self._warm = warm
         self.audited = Audited()
         self.epoch = 0
         """Of the newest frame."""
@@ -147,11 +151,24 @@ class Orchestrator:
             self.heart.beat()  # a half or a device that hangs stops this: what may wait is bounded
             frame = grab.get(_WAIT_S)
             if frame is not None:
-                looked = self._look(frame)
+                looked = self._look(frame) if self._is_ready(frame, grab) else None
                 if looked is not None:
                     yield looked
             elif grab.ended:
                 return
+
+    def _is_ready(self, frame: Frame, grab: Grab) -> bool:
+        """Warms up where that is still to be done; False where the frame grew too old by it."""
+        if self._warm:
+            return True
+        self.heart.rest()  # it may compile for minutes
+        warm_up(self._chain, frame.size_hw, frame.rgb.device)
+        self.heart.beat()
+        self._warm = True
+        stale = grab.too_old(frame.captured_ns)
+        if stale:
+            self._tally.drop(FrameName(frame.source_id, frame.epoch, frame.frame_id), "stale")
+        return not stale
 
     def _look(self, frame: Frame) -> _Looked | None:
         self.epoch = frame.epoch

@@ -15,6 +15,7 @@ from kpi.detail import make_detail
 from kpi.events import ErrorRaised, RecorderState, RunFinished, RunStarted
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
+from pipeline.announcer import StateAnnouncer
 from pipeline.assemble import Assembly, assemble
 from pipeline.config import RunConfig
 from pipeline.device import gpu_identity, resolve_device, share_cores
@@ -85,7 +86,8 @@ def _logger(parts: Assembly) -> KpiLogger:
         keep=kpi.keep_files,
         detail=make_detail(kpi.detail, parts.source.source_id),
     )
-    return KpiLogger([parts.metrics, parts.status.health, lines], flush_s=kpi.flush_s)
+    told = () if parts.publisher is None else (StateAnnouncer(parts.publisher),)
+    return KpiLogger([parts.metrics, parts.status.health, *told, lines], flush_s=kpi.flush_s)
 
 
 def _run_started(parts: Assembly) -> RunStarted:

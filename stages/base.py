@@ -47,8 +47,11 @@ class Source(Protocol):
     """Where pictures come from. Used by one thread, but `close` may come from another."""
 
     source_id: str
-    size_hw: tuple[int, int]
-    """Of the first picture, known once the source is open."""
+
+    @property
+    def size_hw(self) -> tuple[int, int] | None:
+        """Of the first picture, known once the source is open; a live one may be there only
+        later: None, or what is expected."""
 
     def read(self, buffer: Buffer) -> Picture | None:
         """The next picture, waiting for its time where the source has a rate; None at the end.
@@ -58,6 +61,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release everything; a `read` waiting in another thread returns None within 1 s."""
+
+
+@runtime_checkable
+class SelfTelling(Protocol):
+    """A source that tells its states (`source_state`) itself for as long as it is read; who reads
+    it tells how that ended."""
+
+    tells_states: bool
 
 
 @runtime_checkable

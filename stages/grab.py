@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from kpi import emit
 from kpi.events import DropReason, FrameDropped, SourceState, SourceStateChanged
-from stages.base import Picture, Source
+from stages.base import Picture, SelfTelling, Source
 from stages.copies import CopyCount
 from stages.mailbox import Mailbox, MailboxPolicy
 from stages.records import Frame
@@ -41,14 +42,15 @@ class Grab:
     """Reads a source in a thread of its own and hands its pictures over as frames.
 
     ``mailbox`` `latest`: a picture that waits is replaced by a newer one, and counted as dropped
-    (`mailbox`); `every`: up to ``depth`` pictures wait, then the source does. ``frames`` ends the
+    (`mailbox`); `every`: up to ``depth`` pictures wait, then the source does. A picture that is
+    older than ``max_age_ms`` when its turn comes is dropped (`stale`). ``frames`` ends the
     stream after so many pictures read. How memory and streams are kept apart is told in Note
     [Upload ring and streams] in `stages/upload.py`.
 
     The thread runs in a copy of the context of `start`, so that its events reach the run's
-    logger: `source_state` (connecting, streaming at each new epoch, ended, failed) and
-    `frame_dropped`. Frame ids count the pictures read, from 0; each becomes a frame that `get`
-    returned, or is counted in `dropped`.
+    logger: `frame_dropped` and `source_state` (connecting, streaming at each new epoch, ended,
+    failed; of a `SelfTelling` source the last two). Frame ids count the pictures read, from 0;
+    each becomes a frame that `get` returned, or is counted in `dropped`.
 
     `start`, `get` and `stop` belong to one thread; the numbers may be read from any.
     """
@@ -61,12 +63,15 @@ class Grab:
         mailbox: MailboxPolicy = "latest",
         depth: int = 4,
         frames: int | None = None,
+        max_age_ms: float | None = None,
     ) -> None:
         self.device = device
         self.grabbed = 0
         """Pictures read."""
         self._source = source
         self._frames = frames
+        self._max_age_ms = math.inf if max_age_ms is None else max_age_ms
+        self._source_tells = isinstance(source, SelfTelling)
         depth = 1 if mailbox == "latest" else depth
         self._replace = mailbox == "latest"
         self._mailbox: Mailbox[_Waiting] = Mailbox(mailbox, depth)
@@ -85,7 +90,8 @@ class Grab:
 
     @property
     def dropped(self) -> dict[DropReason, int]:
-        """Pictures read that did not become frames, by reason (`mailbox`, `oom`, `stopped`)."""
+        """Pictures read that did not become frames, by reason (`mailbox`, `stale`, `oom`,
+        `stopped`)."""
         with self._lock:
             return dict(self._dropped)
 
@@ -105,13 +111,16 @@ class Grab:
 
     def get(self, timeout_s: float) -> Frame | None:
         """The next frame, safe on the caller's current stream; None where none came in time
-        or the stream has ended (see `ended`), or the device had no memory for it (dropped).
+        or the stream has ended (see `ended`), or one was dropped: too old, or no memory for it.
 
         Raises what the source raised: under `every` once the frames before it were taken, under
         `latest` at once.
         """
         waiting = self._mailbox.get(timeout_s)
         if waiting is None:
+            return None
+        if self.too_old(waiting.picture.captured_ns):
+            self._drop(waiting, "stale")
             return None
         try:
             rgb = self._ring.take(waiting.slot)
@@ -135,6 +144,10 @@ class Grab:
             pose=picture.pose,
         )
 
+    def too_old(self, captured_ns: int) -> bool:
+        """Whether what was captured then is older than ``max_age_ms`` by now."""
+        return (time.monotonic_ns() - captured_ns) / 1e6 > self._max_age_ms
+
     def stop(self) -> None:
         """End within 1 s, also while the source or the mailbox is waited for; closes the source.
 
@@ -150,7 +163,7 @@ class Grab:
 
     def _run(self) -> None:
         try:
-            self._say("connecting")
+            self._say_while_read("connecting")
             self._say("ended", self._pump())
         except Exception as error:
             self._say("failed", str(error) or type(error).__name__)
@@ -194,7 +207,7 @@ class Grab:
             )
         if picture.epoch != self._epoch:
             self._epoch = picture.epoch
-            self._say("streaming")
+            self._say_while_read("streaming")
         self._ring.upload(slot)
         waiting = _Waiting(self.grabbed, picture, grabbed_ns, slot)
         self.grabbed += 1
@@ -208,6 +221,10 @@ class Grab:
             self._dropped[reason] += 1
         picture = waiting.picture
         emit(FrameDropped(self._source.source_id, picture.epoch, waiting.frame_id, reason))
+
+    def _say_while_read(self, state: SourceState) -> None:
+        if not self._source_tells:
+            self._say(state)
 
     def _say(self, state: SourceState, reason: str | None = None) -> None:
         emit(SourceStateChanged(self._source.source_id, self._epoch or 0, state, reason))

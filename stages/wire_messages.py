@@ -125,7 +125,8 @@ class StateMessage:
     source_id: str
     epoch: int
     state: str
-    """`connecting`, `streaming`, `ended` or `failed`; a newer publisher may say more."""
+    """`connecting`, `streaming`, `stale`, `frozen`, `reconnecting`, `ended` or `failed`; a newer
+    publisher may say more."""
     last_seq: int | None
     """`seq` of the last result made; None before the first."""
     class_names: tuple[str, ...]

@@ -144,16 +144,21 @@ class FakeSink:
 class Rig:
     """A frame loop with a fake chain and a fake sink, and what came of it."""
 
-    def __init__(self, chain: FakeChain, sink: FakeSink, plan: AuditPlan = NO_AUDIT) -> None:
+    def __init__(
+        self, chain: FakeChain, sink: FakeSink, plan: AuditPlan = NO_AUDIT, *, warm: bool = True
+    ) -> None:
         self.tally = Tally(RESIDENT_STAGES)
         self.egress = Egress((sink,), self.tally)
-        self.loop = Orchestrator(chain, self.egress, StageTimer("cpu"), self.tally, plan, ())
+        timer = StageTimer("cpu")
+        self.loop = Orchestrator(chain, self.egress, timer, self.tally, plan, (), warm=warm)
         self.sink = sink
         self.stop = threading.Event()
         self.errors: list[Exception] = []
 
-    def run(self, source: CountingSource, frames: int | None = None) -> Grab:
-        grab = Grab(source, CPU, mailbox="every", depth=4, frames=frames)
+    def run(
+        self, source: CountingSource, frames: int | None = None, max_age_ms: float | None = None
+    ) -> Grab:
+        grab = Grab(source, CPU, mailbox="every", depth=4, frames=frames, max_age_ms=max_age_ms)
         self.tally.upstream = lambda: grab.dropped
         self.egress.start()
         grab.start()
@@ -379,3 +384,37 @@ def test_a_clean_stage_passes_the_audit() -> None:
     rig.run(CountingSource(5))
     assert rig.errors == []
     assert (rig.loop.audited.frames, rig.loop.audited.d2h, rig.loop.audited.syncs) == (5, 0, 0)
+
+
+# A source that is not there when the run begins
+
+
+def warmed_up(slow_s: float = 0.0) -> tuple[FakeChain, list[int]]:
+    """A chain, and the ids of the frames that went through it; a warm-up takes so long."""
+    seen: list[int] = []
+
+    def work(frame: Frame) -> None:
+        if frame.source_id == "warm-up":
+            assert frame.size_hw == SIZE
+            time.sleep(slow_s)
+        seen.append(-1 if frame.source_id == "warm-up" else frame.frame_id)
+
+    return FakeChain(work), seen
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_chain_that_is_cold_warms_up_with_the_first_frame(warm: bool) -> None:
+    chain, seen = warmed_up()
+    rig = Rig(chain, FakeSink(), warm=warm)
+    rig.run(CountingSource(3))
+    assert seen == ([] if warm else [-1, -1]) + [0, 1, 2]
+    assert rig.errors == []
+
+
+def test_a_frame_that_grew_too_old_by_the_warm_up_is_not_segmented() -> None:
+    chain, seen = warmed_up(slow_s=0.3)
+    rig = Rig(chain, FakeSink(), warm=False)
+    grab = rig.run(CountingSource(6), max_age_ms=200.0)
+    assert 0 not in seen
+    assert rig.tally.dropped["stale"] >= 1
+    assert rig.accounted() == grab.grabbed == 6

@@ -234,6 +234,40 @@ class TestResidency:
             frame.rgb.max().item()
 
 
+class TestAge:
+    def test_what_is_too_old_when_its_turn_comes_is_dropped(self, start: Any) -> None:
+        grab, recorder = start(Scripted(3), mailbox="every", max_age_ms=100.0)
+        eventually(lambda: grab.grabbed == 3)
+        time.sleep(0.15)
+        assert [frame.frame_id for frame in take_all(grab)] == []
+        assert grab.dropped == {"stale": 3}
+        assert recorder.dropped == dict.fromkeys(range(3), "stale")
+        assert_accounted(grab, taken=0)
+
+    def test_without_a_budget_nothing_is_too_old(self, start: Any) -> None:
+        grab, _ = start(Scripted(3), mailbox="every")
+        eventually(lambda: grab.grabbed == 3)
+        time.sleep(0.15)
+        assert len(take_all(grab)) == 3
+        assert not grab.too_old(0)
+
+    def test_what_is_young_enough_is_taken(self, start: Any) -> None:
+        grab, _ = start(Scripted(3), mailbox="every", max_age_ms=60_000.0)
+        assert len(take_all(grab)) == 3
+        assert grab.dropped == {}
+
+
+def test_of_a_source_that_tells_its_states_only_the_end_is_told(start: Any) -> None:
+    class Telling(Scripted):
+        tells_states = True
+
+    grab, recorder = start(Telling(2), mailbox="every")
+    assert len(take_all(grab)) == 2
+    assert recorder.states == [("ended", 0, "end of source")]
+    grab, recorder = start(Telling(0, error=SourceError("unplugged")))
+    eventually(lambda: recorder.states[-1:] == [("failed", 0, "unplugged")])
+
+
 class TestErrors:
     def test_every_gives_the_frames_before_the_error(self, start: Any) -> None:
         error = SourceError("unplugged")

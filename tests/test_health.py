@@ -71,7 +71,9 @@ def test_not_ready_until_the_models_are_loaded_and_a_frame_is_out(bench: Bench) 
     assert bench.health.not_ready() == "no frame was published yet"
 
 
-@pytest.mark.parametrize("state", ["connecting", "failed", "ended"])
+@pytest.mark.parametrize(
+    "state", ["connecting", "stale", "frozen", "reconnecting", "failed", "ended"]
+)
 def test_not_ready_while_the_source_gives_nothing(bench: Bench, state: str) -> None:
     bench.flowing()
     bench.told(SourceStateChanged("cam", 0, state, "cable out"))  # type: ignore[arg-type]

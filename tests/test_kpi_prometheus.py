@@ -25,6 +25,7 @@ from kpi.events import (
     PacketsSent,
     PromptEnded,
     RecorderState,
+    SourceState,
     SourceStateChanged,
     StageMs,
     SubscriberState,
@@ -230,6 +231,30 @@ def test_source_state_and_reconnects() -> None:
             )
         )
     assert seen == [(0, 0), (1, 0), (1, 0), (0, 0), (1, 1), (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("between", "reconnects"),
+    [
+        (("stale",), 0),
+        (("frozen", "stale"), 0),
+        (("reconnecting",), 1),
+        (("stale", "reconnecting"), 1),
+    ],
+)
+def test_a_source_that_gives_nothing_is_down_and_back_only_after_a_new_connection(
+    between: tuple[SourceState, ...], reconnects: int
+) -> None:
+    sink = make()
+    for state in ("connecting", "reconnecting", "streaming"):
+        sink.write(0.0, SourceStateChanged("cam", 0, state))
+    assert value(sink, "source_reconnects_total", source="cam") == 0, "the first time is no return"
+    for state in between:
+        sink.write(0.0, SourceStateChanged("cam", 0, state))
+        assert value(sink, "source_up", source="cam") == 0
+    sink.write(0.0, SourceStateChanged("cam", 1, "streaming"))
+    assert value(sink, "source_up", source="cam") == 1
+    assert value(sink, "source_reconnects_total", source="cam") == reconnects
 
 
 def test_copies_subscribers_packets() -> None:

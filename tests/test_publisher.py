@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from result_packets import random_packet, wait_until
 
 from kpi.emit import current_logger
-from kpi.events import Event, SubscriberState
+from kpi.events import Event, SourceState, SubscriberState
 from stages.errors import ConfigError
 from stages.sinks.zmq_publisher import PublishError, ZmqPublisher, ZmqPublisherConfig
 from stages.wire import ResultMessage, StateMessage, decode, topic
@@ -220,11 +220,23 @@ def test_changes_of_state_are_published(
     publisher.close()  # twice is fine
 
 
+@pytest.mark.parametrize("state", ["stale", "frozen", "reconnecting"])
+def test_a_result_of_before_does_not_hide_what_the_source_says(
+    publisher: ZmqPublisher, context: zmq.Context[zmq.Socket[bytes]], state: SourceState
+) -> None:
+    socket = listen(context, publisher.endpoint, b"state/")
+    publisher.announce(state, 0)
+    write(publisher, 0)
+    seen = heard_states(publisher, socket, 1)
+    assert (seen.state, seen.last_seq) == (state, 0)
+
+
 def test_a_failure_is_the_last_word(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     publisher = ZmqPublisher(ZmqPublisherConfig(endpoint=ANY_PORT), "cam1", ())
     socket = listen(context, publisher.endpoint, b"state/")
     wait_until(lambda: bool(socket.poll(0)), publisher.poll)
     publisher.announce("failed", 0)
+    publisher.announce("streaming", 0)
     publisher.close()
     states = []
     while socket.poll(500):

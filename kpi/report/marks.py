@@ -10,7 +10,12 @@ from kpi.history import History
 from kpi.report.style import BLUE, GREEN, GREY, ORANGE, RED, TimeAxis
 from kpi.text import printable
 
-_STATES = {"streaming": GREEN, "connecting": ORANGE, "failed": RED, "ended": GREY}
+_STATES = {
+    "streaming": GREEN,
+    **dict.fromkeys(("connecting", "stale", "frozen", "reconnecting"), ORANGE),
+    "failed": RED,
+    "ended": GREY,
+}
 _MOST_SOURCES = 8
 
 

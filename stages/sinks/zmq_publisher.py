@@ -8,6 +8,7 @@ import os
 import re
 import socket as sockets
 import stat
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class ZmqPublisher:
         self._config = config
         self._source_id = source_id
         self._class_names = tuple(class_names)
+        self._announcing = threading.Lock()
         self._now = _State("connecting", 0)
         self._sent: _State | None = None
         self._state_due = 0.0
@@ -103,13 +105,18 @@ class ZmqPublisher:
         return self._counts["result"]
 
     def announce(self, state: SourceState, epoch: int) -> None:
-        """Set the state that the next `poll` publishes. `write` itself announces `streaming`."""
-        self._now = _State(state, epoch)
+        """Set the state that the next `poll` publishes; none follows `ended` or `failed`. `write`
+        itself announces `streaming` where the state is `connecting`, and its packet's epoch."""
+        with self._announcing:
+            if self._now.state not in ("ended", "failed"):
+                self._now = _State(state, epoch)
 
     def write(self, packet: HostPacket) -> None:
         """Publish one packet, with its masks where it carries them and the configuration does not
         say `none`. Raises `WireError` where its header outgrows what a reader accepts."""
-        self._now = _State("streaming", packet.info.epoch)
+        with self._announcing:
+            state = self._now.state
+            self._now = _State("streaming" if state == "connecting" else state, packet.info.epoch)
         encoding = self._config.masks if packet.masks is not None else "none"
         message = encode_result(packet, self._seq, self._class_names, encoding)
         self._seq += 1
@@ -132,8 +139,7 @@ class ZmqPublisher:
         """
         if self._socket.closed:
             return
-        if self._now.state != "failed":
-            self.announce("ended", self._now.epoch)
+        self.announce("ended", self._now.epoch)
         self._send_state()
         for pause_s in LAST_STATE_AGAIN_S if self._counts["state"] else ():
             time.sleep(pause_s)

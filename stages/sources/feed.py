@@ -34,6 +34,9 @@ class Arrival:
     """Where `pixels` begins in the sender's picture."""
     full_hw: tuple[int, int] | None = None
     """Size of the sender's picture; None: that of `pixels`."""
+    sender_ns: int | None = None
+    """Nanoseconds on the sender's own clock, whatever its zero; only whether it runs backwards,
+    which means that the sender began anew, is looked at."""
 
 
 class Feed(Protocol):
