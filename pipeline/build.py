@@ -18,6 +18,7 @@ SOURCES: Registry[Source] = Registry(
     {
         "phantom": Member("stages.sources.phantom", "PhantomConfig", "PhantomSource"),
         "dicom": Member("stages.sources.dicom", "DicomConfig", "DicomSource"),
+        "rtsp": Member("stages.sources.rtsp", "RtspConfig", "RtspSource"),
         "video": Member("stages.sources.video", "VideoConfig", "VideoSource"),
     }
 )

@@ -162,7 +162,7 @@ class ChaosProxy:
         self.connections += 1
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             _Link(writer, writer).reset()
             return
         link = _Link(writer, far_writer)
@@ -171,7 +171,7 @@ class ChaosProxy:
         self._links.add(link)
         try:
             await asyncio.gather(self._up(reader, far_writer), self._down(far_reader, writer, link))
-        except (OSError, asyncio.IncompleteReadError):
+        except (OSError, asyncio.CancelledError):  # the latter when the proxy is closed
             link.reset()
         finally:
             self._links.discard(link)

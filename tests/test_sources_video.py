@@ -303,7 +303,7 @@ class TestFilesOfNoUse:
         from stages.sources import video_file
 
         path = write(tmp_path / "a.mp4", shades(3))
-        monkeypatch.setattr(video_file, "_SIZE_LIMIT", {"max_pixels": "1000"})
+        monkeypatch.setattr(video_file, "SIZE_LIMIT", {"max_pixels": "1000"})
         with pytest.raises(
             SourceError, match=r"no picture in the file decodes, expected .* pixels"
         ):

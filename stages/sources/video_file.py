@@ -1,4 +1,4 @@
-"""One pass over a local video file: `VideoFile`. The only file that imports PyAV."""
+"""One pass over a local video file: `VideoFile`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 import av
 import av.logging
-import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Colorspace, VideoReformatter
 
 from stages.errors import SourceError
-from stages.sources.limits import MAX_PICTURE_PIXELS, check_size
+from stages.sources.av_pictures import SIZE_LIMIT, PictureWriter, reason
+from stages.sources.limits import MAX_PICTURE_PIXELS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -25,9 +25,6 @@ FORMATS: Final = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "nut")
 """FFmpeg's names of the containers that are opened (mov is mp4 too, matroska is webm too).
 Playlists (HLS, DASH, ffconcat) are not among them: they name other files and addresses."""
 
-_SIZE_LIMIT: Final = {"max_pixels": str(MAX_PICTURE_PIXELS)}
-_HD_HEIGHT: Final = 720  # untagged video: BT.709 from here on, BT.601 below, as is the custom
-_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
 _NOMINAL_NS: Final = 33_333_333  # where the file tells no usable rate
 
 
@@ -50,12 +47,12 @@ class VideoFile:
         av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
         self._source_id = source_id
         self.undecodable = 0
+        self._writer = PictureWriter(source_id)
         self._container = self._open(path)
         try:
             self._stream = self._select_stream()
             rate = self._stream.average_rate
             self.period_ns = round(1e9 / rate) if rate and 0 < rate <= 1000 else _NOMINAL_NS
-            self._reformatter = VideoReformatter()
             self._pictures = self._decode()
             self._first = self._decode_first()
             self.shape = self.shape_of(self._first)
@@ -78,32 +75,12 @@ class VideoFile:
         return round(picture.pts * picture.time_base * 1_000_000_000)
 
     def shape_of(self, picture: VideoFrame) -> tuple[int, ...]:
-        """(H, W) where grey is stored, else (H, W, 3); raises `SourceError` above the limit."""
-        size_hw = (picture.height, picture.width)
-        check_size(self._source_id, size_hw)
-        return size_hw if picture.format.name.startswith("gray") else (*size_hw, 3)
+        """See `PictureWriter.shape_of`."""
+        return self._writer.shape_of(picture)
 
     def write(self, picture: VideoFrame, pixels: NDArray[np.uint8]) -> None:
-        """Convert ``picture`` into ``pixels``, uint8 of its `shape_of`, full range.
-
-        Raises `SourceError` for a pixel format that cannot be converted.
-        """
-        untagged = picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
-        try:
-            converted = self._reformatter.reformat(
-                picture,
-                format="gray" if pixels.ndim == 2 else "rgb24",
-                src_colorspace=Colorspace.ITU709 if untagged else None,
-                threads=1,
-            )
-        except av.FFmpegError as error:
-            raise SourceError(
-                f"source {self._source_id}: pictures of format {picture.format.name} "
-                f"cannot be converted: {_reason(error)}"
-            ) from error
-        plane = converted.planes[0]
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        pixels.reshape(picture.height, -1)[...] = rows[: picture.height, : pixels[0].size]
+        """See `PictureWriter.write`."""
+        self._writer.write(picture, pixels)
 
     def close(self) -> None:
         """Close the file; may be called more than once."""
@@ -113,14 +90,14 @@ class VideoFile:
         options = {
             "protocol_whitelist": "file",
             "format_whitelist": ",".join(FORMATS),
-            **_SIZE_LIMIT,
+            **SIZE_LIMIT,
         }
         try:
             return av.open(str(path), options=options, metadata_errors="ignore")
         except Exception as error:  # PyAV raises many kinds on a broken file
             raise SourceError(
                 f"source {self._source_id}: the file is no readable video, expected one of the "
-                f"containers {', '.join(FORMATS)}: {_reason(error)}"
+                f"containers {', '.join(FORMATS)}: {reason(error)}"
             ) from error
 
     def _select_stream(self) -> VideoStream:
@@ -128,7 +105,7 @@ class VideoFile:
         for stream in self._container.streams.video:
             if not stream.disposition & Disposition.attached_pic:
                 stream.thread_type = "NONE"  # frame threads would add a delay each
-                stream.codec_context.options = _SIZE_LIMIT
+                stream.codec_context.options = SIZE_LIMIT
                 return stream
         raise SourceError(f"source {self._source_id}: the file holds no video stream")
 
@@ -141,7 +118,7 @@ class VideoFile:
                 return
             except Exception as error:  # PyAV raises many kinds on a broken file
                 raise SourceError(
-                    f"source {self._source_id}: the file is broken: {_reason(error)}"
+                    f"source {self._source_id}: the file is broken: {reason(error)}"
                 ) from error
             try:
                 decoded = packet.decode()
@@ -158,8 +135,3 @@ class VideoFile:
                 f"codec and pictures of at most {MAX_PICTURE_PIXELS} pixels"
             )
         return first
-
-
-def _reason(error: Exception) -> str:
-    """FFmpeg's own words, without the path."""
-    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,62 @@
+"""From what FFmpeg decodes to grey or RGB pixels: `PictureWriter`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace, VideoReformatter
+
+from stages.errors import SourceError
+from stages.sources.limits import MAX_PICTURE_PIXELS, check_size
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+    from numpy.typing import NDArray
+
+SIZE_LIMIT: Final = {"max_pixels": str(MAX_PICTURE_PIXELS)}
+"""Option with which FFmpeg refuses larger pictures before it allocates them."""
+_HD_HEIGHT: Final = 720  # untagged video: BT.709 from here on, BT.601 below, as is the custom
+_UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
+
+
+class PictureWriter:
+    """Converts decoded pictures by the matrix and range that they are tagged with."""
+
+    def __init__(self, source_id: str) -> None:
+        self._source_id = source_id
+        self._reformatter = VideoReformatter()
+
+    def shape_of(self, picture: VideoFrame) -> tuple[int, ...]:
+        """(H, W) where grey is stored, else (H, W, 3); raises `SourceError` above the limit."""
+        size_hw = (picture.height, picture.width)
+        check_size(self._source_id, size_hw)
+        return size_hw if picture.format.name.startswith("gray") else (*size_hw, 3)
+
+    def write(self, picture: VideoFrame, pixels: NDArray[np.uint8]) -> None:
+        """Convert ``picture`` into ``pixels``, uint8 of its `shape_of`, full range.
+
+        Raises `SourceError` for a pixel format that cannot be converted.
+        """
+        untagged = picture.colorspace == _UNSPECIFIED and picture.height >= _HD_HEIGHT
+        try:
+            converted = self._reformatter.reformat(
+                picture,
+                format="gray" if pixels.ndim == 2 else "rgb24",
+                src_colorspace=Colorspace.ITU709 if untagged else None,
+                threads=1,
+            )
+        except av.FFmpegError as error:
+            raise SourceError(
+                f"source {self._source_id}: pictures of format {picture.format.name} "
+                f"cannot be converted: {reason(error)}"
+            ) from error
+        plane = converted.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        pixels.reshape(picture.height, -1)[...] = rows[: picture.height, : pixels[0].size]
+
+
+def reason(error: Exception) -> str:
+    """FFmpeg's own words, without the path or address, which may hold a password."""
+    return getattr(error, "strerror", None) or type(error).__name__

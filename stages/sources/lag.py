@@ -1,0 +1,36 @@
+"""How far a stream is behind its sender: `LagWatch`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_FORGET: Final = 2e-4
+"""How much slower than ours a sender's clock may run without seeming to fall behind; quartz is
+within 1e-4, and a queue that grows more slowly than this takes an hour to reach a second."""
+
+
+class LagWatch:
+    """Compares when pictures arrive with the sender's own clock, for one connection.
+
+    Whatever arrived with the least delay so far counts as on time; what arrives later than that,
+    by the sender's clock, waited somewhere: in the network, or for us.
+    """
+
+    def __init__(self) -> None:
+        self._base_ns: int | None = None
+        """Arrival less the sender's clock, of a picture that came at once."""
+        self._last_ns = 0
+
+    def lag_ns(self, arrived_ns: int, sender_ns: int) -> int:
+        """Nanoseconds (>= 0) that a picture stamped ``sender_ns`` came late."""
+        delay_ns = arrived_ns - sender_ns
+        if self._base_ns is not None:
+            self._base_ns += round((arrived_ns - self._last_ns) * _FORGET)
+        self._last_ns = arrived_ns
+        if self._base_ns is None or delay_ns < self._base_ns:
+            self._base_ns = delay_ns
+        return delay_ns - self._base_ns
+
+    def reset(self) -> None:
+        """The sender's clock began anew."""
+        self._base_ns = None

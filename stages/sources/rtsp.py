@@ -1,0 +1,91 @@
+"""Network video as a source: `RtspSource`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from stages.errors import ConfigError
+from stages.sources.feed import Feed
+from stages.sources.limits import SourceId
+from stages.sources.live import LiveSection, LiveSource
+from stages.sources.stream_url import StreamUrl
+
+_PROTOCOLS: Final = {
+    "rtsp": "rtsp,rtp,udp,tcp",
+    "rtsps": "rtsp,rtsps,rtp,tls,tcp",
+    "http": "http,tcp",
+    "https": "https,tls,tcp",
+    "udp": "udp",
+    "srt": "srt",
+}
+"""What FFmpeg may open for an address: nothing that it is redirected to can be a file."""
+_FORMATS: Final = "rtsp,mpegts,mov,matroska,flv,mpjpeg,mjpeg,h264,hevc"
+"""FFmpeg's names of what a stream may be. Playlists (HLS, DASH) are not among them: they name
+other addresses."""
+_RTSP_OPTIONS: Final = {
+    # The stream's description tells what is needed, and the first picture the rest: nothing is
+    # read ahead to look at, so the first keyframe is shown at once.
+    "analyzeduration": "0",
+    "probesize": "32",
+    "allowed_media_types": "video",
+    "max_delay": "0",
+}
+
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class RtspConfig(LiveSection):
+    """A network camera, or another stream that FFmpeg reads."""
+
+    kind: Literal["rtsp"] = "rtsp"
+    source_id: SourceId = "rtsp"
+    url: StreamUrl
+    """rtsp, rtsps, http, https, udp or srt. Credentials in it are used, and left out wherever it
+    is written, also from the run's copy of the configuration."""
+    username: str | None = Field(default=None, min_length=1, max_length=256)
+    """Wins over the one in `url`."""
+    password_env: _Variable | None = None
+    """The environment variable that holds the password; wins over the one in `url`."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """How RTSP carries the pictures; over udp, some are lost where the network is."""
+    connect_within_s: float = Field(default=15.0, ge=0.2, le=3600)
+    """A new connection gives its first picture, a keyframe, within this, or is given up."""
+
+
+class RtspSource(LiveSource):
+    """The first video stream at an address, decoded on the host; see `LiveSource` and `AvFeed`.
+
+    Raises `ConfigError` where the variable that should hold the password is not set.
+    """
+
+    def __init__(self, config: RtspConfig) -> None:
+        super().__init__(config, self._connect)
+        self._stream = config
+        self._password = _password(config)
+
+    def _connect(self) -> Feed:
+        from stages.sources.av_feed import Address, AvFeed
+
+        config, scheme = self._stream, self._stream.url.scheme
+        options = {"protocol_whitelist": _PROTOCOLS[scheme], "format_whitelist": _FORMATS}
+        is_rtsp = scheme in ("rtsp", "rtsps")
+        if is_rtsp:
+            options |= {**_RTSP_OPTIONS, "rtsp_transport": config.transport}
+        url = config.url.reveal(config.username, self._password)
+        address = Address(url, options, "rtsp" if is_rtsp else None)
+        return AvFeed(self.source_id, address, config.reconnect_after_s)
+
+
+def _password(config: RtspConfig) -> str | None:
+    if config.password_env is None:
+        return None
+    found = os.environ.get(config.password_env)
+    if not found:
+        raise ConfigError(
+            f"source {config.source_id}: password_env: {config.password_env} is not set, "
+            "expected an environment variable that holds the password"
+        )
+    return found
