@@ -96,7 +96,8 @@ def assemble(
         stack.callback(publisher.close)
     chain = build_chain(config, device, detector, segmenter)
     if source.size_hw is not None:
-        warm_up(chain, source.size_hw, device)
+        roi = config.source.roi
+        warm_up(chain, source.size_hw, device, (0, 0) if roi is None else (roi.y, roi.x))
     return Assembly(
         config=config,
         device=device,

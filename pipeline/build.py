@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stages.base import Detector, Segmenter, Source
 from stages.registry import Member, Registry
+from stages.sources.region import SourceConfig
 
 if TYPE_CHECKING:
     import torch
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from pipeline.chain import Chain
     from pipeline.config import RunConfig
     from stages.sinks.zmq_publisher import ZmqPublisher
+
+__all__ = [
+    "DETECTORS",
+    "SEGMENTERS",
+    "SOURCES",
+    "TRACKED_MODELS",
+    "SourceConfig",
+    "build_chain",
+    "build_publisher",
+    "tracker_bytes",
+]  # fmt: skip
 
 SOURCES: Registry[Source] = Registry(
     {

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kpi.detail import DetailName
-from pipeline.build import DETECTORS, SEGMENTERS, SOURCES
+from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, SourceConfig
 from pipeline.config_errors import explain
 from pipeline.http_config import HttpConfig
 from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
@@ -101,7 +101,7 @@ class RunConfig(Section):
     """Logit above which a pixel is foreground."""
     audited_frames: int = Field(default=3, ge=0)
     """Frames at the start that run under the residency guard, counting; see --audit for all."""
-    source: Annotated[SerializeAsAny[Section], _member_of(SOURCES)]
+    source: Annotated[SerializeAsAny[SourceConfig], _member_of(SOURCES)]
     grab: GrabConfig = GrabConfig()
     detector: Annotated[SerializeAsAny[Section], _member_of(DETECTORS)]
     segmenter: Annotated[SerializeAsAny[Section], _member_of(SEGMENTERS)]

@@ -12,7 +12,7 @@ from typing import Final
 import av
 import numpy as np
 
-from pipeline.preview import draw
+from pipeline.preview import draw, of_region
 from stages.packets import HostPacket
 from stages.records import Frame
 
@@ -69,7 +69,7 @@ class Film:
 
     def _picture(self, frame: Frame, packet: HostPacket) -> np.ndarray:
         pixels = frame.rgb[:, ::2, ::2].permute(1, 2, 0).cpu().numpy()
-        return np.asarray(draw(pixels, halved(packet), self._class_names))
+        return np.asarray(draw(pixels, halved(of_region(packet)), self._class_names))
 
 
 def halved(packet: HostPacket) -> HostPacket:

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -235,12 +235,20 @@ def _no_wait(timeout_s: float) -> bool:
     return True
 
 
-def warm_up(chain: Chain, size_hw: tuple[int, int], device: torch.device) -> None:
-    """Run black frames through the chain, so that no lazy work is left for the first frame."""
+def warm_up(
+    chain: Chain,
+    size_hw: tuple[int, int],
+    device: torch.device,
+    origin_yx: tuple[int, int] = (0, 0),
+) -> None:
+    """Run black frames of `size_hw`, at `origin_yx` of their picture, through the chain, so that
+    no lazy work is left for the first frame."""
+    full_hw = (origin_yx[0] + size_hw[0], origin_yx[1] + size_hw[1])
     with torch.inference_mode():
         black = torch.zeros(3, *size_hw, dtype=torch.uint8, device=device)
         for frame_id in range(2):
-            chain.warm_up(Frame(black, "warm-up", WARM_UP_EPOCH, frame_id, 0, 0))
+            frame = Frame(black, "warm-up", WARM_UP_EPOCH, frame_id, 0, 0)
+            chain.warm_up(replace(frame, origin_yx=origin_yx, full_hw=full_hw))
 
 
 @contextmanager

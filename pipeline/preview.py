@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +57,27 @@ class Preview:
         frame, packet = self._best
         pixels = frame.rgb.permute(1, 2, 0).cpu().numpy()
         temporary = self._path.with_suffix(".tmp.png")
-        draw(pixels, packet, self._class_names).save(temporary)
+        draw(pixels, of_region(packet), self._class_names).save(temporary)
         os.replace(temporary, self._path)
+
+
+def of_region(packet: HostPacket) -> HostPacket:
+    """`packet` as it would be of a source that has nothing but the region, for drawing on it."""
+    window = packet.info.window
+    y, x = window.origin_yx
+    return replace(
+        packet,
+        info=replace(packet.info, size_hw=window.size_hw, region=None),
+        mask_boxes_xyxy=packet.mask_boxes_xyxy - np.array([x, y, x, y], np.int32),
+        centroids_xy=packet.centroids_xy - np.array([x, y], np.float32),
+    )
 
 
 def draw(
     pixels: NDArray[np.uint8], packet: HostPacket, class_names: tuple[str, ...]
 ) -> Image.Image:
-    """`pixels` uint8 (H, W, 3) with each mask of `packet` filled, outlined and labelled."""
+    """`pixels` uint8 (H, W, 3) with each mask of `packet`, whose full picture they are, filled,
+    outlined and labelled."""
     canvas = pixels.astype(np.float32)
     masks = [packet.mask(row) for row in range(len(packet.object_ids))]
     colours = [_colour(int(class_id), row) for row, class_id in enumerate(packet.class_ids)]

@@ -44,7 +44,10 @@ class QualityCheck:
             raise ValueError("a truth check needs packets with masks")
         self._tracked = packet.info.identity == "tracked"
         truth = self._source.truth(packet.info.frame_id)
-        iou = mask_iou(np.packbits(truth.masks, axis=-1), packet.masks)
+        window = packet.info.window
+        seen = [window.cut(mask) for mask in truth.masks]
+        inside = np.array(seen, np.bool_).reshape(len(seen), *window.size_hw)
+        iou = mask_iou(np.packbits(inside, axis=-1), packet.masks)
         same_class = truth.class_ids[:, None] == packet.class_ids[None, :]
         prompted = packet.class_ids >= len(self._class_names)
         iou = np.where(same_class | prompted[None, :], iou, 0.0)

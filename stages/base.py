@@ -37,6 +37,7 @@ class Picture:
     spacing_mm: tuple[float, float] | None = None
     """(y, x) millimetres per pixel."""
     pose: NDArray[np.float64] | None = None
+    """(4, 4) image-to-world of the full picture."""
     origin_yx: tuple[int, int] = (0, 0)
     """Where `pixels` begins in the source's full picture: a region of interest."""
     full_hw: tuple[int, int] | None = None
@@ -50,8 +51,8 @@ class Source(Protocol):
 
     @property
     def size_hw(self) -> tuple[int, int] | None:
-        """Of the first picture, known once the source is open; a live one may be there only
-        later: None, or what is expected."""
+        """Of the first picture's pixels (its region, where one is configured), known once the
+        source is open; a live one may be there only later: None, or what is expected."""
 
     def read(self, buffer: Buffer) -> Picture | None:
         """The next picture, waiting for its time where the source has a rate; None at the end.

@@ -142,6 +142,8 @@ class Grab:
             captured_unix_ns=picture.captured_unix_ns,
             spacing_mm=picture.spacing_mm,
             pose=picture.pose,
+            origin_yx=picture.origin_yx,
+            full_hw=picture.full_hw,
         )
 
     def too_old(self, captured_ns: int) -> bool:

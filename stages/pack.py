@@ -22,6 +22,7 @@ _LANE = 255
 
 def packet_info(frame: Frame, identity: Identity) -> PacketInfo:
     """What the host knows of the result of `frame`."""
+    window = frame.window
     return PacketInfo(
         source_id=frame.source_id,
         epoch=frame.epoch,
@@ -29,10 +30,11 @@ def packet_info(frame: Frame, identity: Identity) -> PacketInfo:
         captured_ns=frame.captured_ns,
         grabbed_ns=frame.grabbed_ns,
         captured_unix_ns=frame.captured_unix_ns,
-        size_hw=frame.size_hw,
+        size_hw=window.full_hw,
         spacing_mm=frame.spacing_mm,
         pose=frame.pose,
         identity=identity,
+        region=None if window.is_whole else window,
     )
 
 
@@ -41,7 +43,7 @@ class MaskShapes:
     """What is measured on n masks; zeros where a mask is empty."""
 
     boxes_xyxy: Tensor
-    """int32 (n, 4), tight, half-open."""
+    """int32 (n, 4), tight, half-open, in pixels of the mask."""
     area_px: Tensor
     """int32 (n,)."""
     centroids_xy: Tensor

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.pack import packet_info
-from stages.packets import HostPacket, Identity
+from stages.packets import HostPacket, Identity, in_full_picture
 from stages.records import HostTracks
 
 
@@ -25,6 +25,11 @@ class PackNumpy:
             masks[row] = mask
         columns, rows = masks.sum(axis=1), masks.sum(axis=2)
         (x1, x2, x), (y1, y2, y) = _extent(columns), _extent(rows)
+        placed = in_full_picture(
+            tracks.frame.window,
+            np.stack((x1, y1, x2, y2), axis=1).astype(np.int32),
+            np.stack((x, y), axis=1).astype(np.float32),
+        )
         return HostPacket(
             info=packet_info(tracks.frame, self._identity),
             object_ids=tracks.object_ids,
@@ -33,9 +38,8 @@ class PackNumpy:
             presence=tracks.presence,
             quality=tracks.quality,
             mask_age_frames=tracks.age_frames,
-            mask_boxes_xyxy=np.stack((x1, y1, x2, y2), axis=1).astype(np.int32),
+            **placed,
             area_px=rows.sum(axis=1).astype(np.int32),
-            centroids_xy=np.stack((x, y), axis=1).astype(np.float32),
             masks=np.packbits(masks, axis=-1),
             feedback=tracks.feedback,
         )

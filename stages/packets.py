@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stages.window import Window, whole
 
 RESULT_SCHEMA = 1
 Identity = Literal["tracked", "none"]
@@ -32,18 +34,29 @@ class PacketInfo(Record):
     grabbed_ns: int
     captured_unix_ns: int | None
     size_hw: tuple[int, int]
+    """Of the source's full picture."""
     spacing_mm: tuple[float, float] | None
     pose: NDArray[np.float64] | None
     identity: Identity
     """`tracked`, or `none` while each frame is segmented afresh."""
     stale: bool = False
     schema: int = RESULT_SCHEMA
+    region: Window | None = None
+    """The part of the picture that was segmented; None: all of it."""
+
+    @property
+    def window(self) -> Window:
+        """The part of the picture that was segmented, which is the size of every mask in memory."""
+        return whole(self.size_hw) if self.region is None else self.region
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class HostPacket(Record):
     """A `ResultPacket` in numpy, cut to its valid rows (n of them); made by `ToHost` alone
-    (and by the legacy `as_numpy` chain, which works on the host from Segment on)."""
+    (and by the legacy `as_numpy` chain, which works on the host from Segment on).
+
+    Boxes and centroids are those of the full picture; `masks` are as large as `info.window`.
+    """
 
     info: PacketInfo
     object_ids: NDArray[np.int64]
@@ -56,17 +69,19 @@ class HostPacket(Record):
     area_px: NDArray[np.int32]
     centroids_xy: NDArray[np.float32]
     masks: NDArray[np.uint8] | None = None
-    """uint8 (n, H, ceil(W / 8)); None when no consumer asked for masks."""
+    """uint8 (n, H, ceil(W / 8)), (H, W) of `info.window`; None when no consumer asked for them."""
     logits: NDArray[np.float32] | None = None
     feedback: NDArray[np.int64] | None = None
     """int64 (F,), for the segmenter that it came from; leaves the process with nobody."""
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """The bool (H, W) mask of one row; raises `ValueError` where the packet carries none."""
+        """The bool (H, W) mask of one row in the full picture; raises `ValueError` where the
+        packet carries none."""
         if self.masks is None:
             raise ValueError("this packet carries no masks")
-        width = self.info.size_hw[1]
-        return np.unpackbits(self.masks[row], axis=-1, count=width).astype(np.bool_)
+        window = self.info.window
+        inside = np.unpackbits(self.masks[row], axis=-1, count=window.size_hw[1])
+        return window.place(inside.astype(np.bool_))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -80,6 +95,20 @@ class Truth(Record):
     """bool (n, H, W), visible pixels, disjoint."""
     counted: NDArray[np.bool_]
     """bool (n,), large and thick enough to be judged by."""
+
+
+def in_full_picture(
+    window: Window, boxes_xyxy: NDArray[np.int32], centroids_xy: NDArray[np.float32]
+) -> dict[str, NDArray[Any]]:
+    """`mask_boxes_xyxy` and `centroids_xy` of a `HostPacket`, from int32 (n, 4) and float32 (n, 2)
+    in pixels of ``window``; those of empty masks stay 0."""
+    y, x = window.origin_yx
+    if not y | x:
+        return {"mask_boxes_xyxy": boxes_xyxy, "centroids_xy": centroids_xy}
+    some = boxes_xyxy[:, 2:3] > boxes_xyxy[:, :1]
+    moved = boxes_xyxy + some * np.array([x, y, x, y], np.int32)
+    centres = centroids_xy + some * np.array([x, y], np.float32)
+    return {"mask_boxes_xyxy": moved, "centroids_xy": centres}
 
 
 def _brief(value: object) -> str:

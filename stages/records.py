@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.packets import HostPacket, Identity, PacketInfo, Record, Truth
+from stages.window import Window
 
 __all__ = [
     "EMPTY_SLOT",
@@ -54,14 +55,24 @@ class Frame(Record):
     spacing_mm: tuple[float, float] | None = None
     """(y, x) millimetres per pixel."""
     pose: NDArray[np.float64] | None = None
-    """(4, 4) image-to-world on the host."""
+    """(4, 4) image-to-world of the source's full picture, on the host."""
+    origin_yx: tuple[int, int] = (0, 0)
+    """Where `rgb` begins in that picture."""
+    full_hw: tuple[int, int] | None = None
+    """Size of that picture; None: `rgb` shows all of it."""
 
     def __post_init__(self) -> None:
         _check("rgb", self.rgb, torch.uint8, (3, None, None), self.rgb)
 
     @property
     def size_hw(self) -> tuple[int, int]:
+        """Of `rgb`; every coordinate on the device counts in its pixels."""
         return int(self.rgb.shape[1]), int(self.rgb.shape[2])
+
+    @property
+    def window(self) -> Window:
+        """The part of the source's picture that `rgb` shows."""
+        return Window(self.size_hw, self.origin_yx, self.full_hw or self.size_hw)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -134,7 +145,11 @@ class Tracks(Record):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ResultPacket(Record):
-    """The finished result on the device: a row a slot, no pixels."""
+    """The finished result on the device: a row a slot, no pixels.
+
+    (H, W) is the size of `info.window`, in whose pixels boxes and centroids count here; the host
+    moves them to the full picture (see `HostPacket`).
+    """
 
     info: PacketInfo
     object_ids: Tensor
@@ -165,7 +180,7 @@ class ResultPacket(Record):
     """int64 (F,), of `Tracks`."""
 
     def __post_init__(self) -> None:
-        n, (height, width) = self.valid.shape[0], self.info.size_hw
+        n, (height, width) = self.valid.shape[0], self.info.window.size_hw
         _check("object_ids", self.object_ids, torch.int64, (n,), self.valid)
         for name in ("class_ids", "mask_age_frames", "area_px"):
             _check(name, getattr(self, name), torch.int32, (n,), self.valid)

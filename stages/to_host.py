@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stages.copies import CopyCount
 from stages.exits import named_exit
-from stages.packets import HostPacket
+from stages.packets import HostPacket, in_full_picture
 from stages.records import ResultPacket
 
 HEADER_BYTES = 4096
@@ -191,6 +191,8 @@ class PendingPacket:
         columns = _split(header[feedback.nbytes :], self._rows)
         keep = np.flatnonzero(columns.pop("valid"))
         fields = {name: column[keep] for name, column in columns.items()}
+        window = self._info.window
+        fields |= in_full_picture(window, fields["mask_boxes_xyxy"], fields["centroids_xy"])
         masks = slot.masks.numpy()[keep] if self._masks and slot.masks is not None else None
         logits = slot.logits.numpy()[keep] if self._logits and slot.logits is not None else None
         told = feedback if self._feedback else None

@@ -178,20 +178,25 @@ def _numbers(values: NDArray[np.float32]) -> list[float | None]:
 
 
 def _mask_array(packet: HostPacket) -> tuple[list[dict[str, object]], list[bytes]]:
-    """The `masks` entry and its bytes: each mask cut to the whole byte columns around its box.
+    """The `masks` entry and its bytes: each mask cut to the whole byte columns around its box,
+    whose place is told in the full picture.
 
     Cutting at byte columns copies packed bytes as they are, with no shifting of bits.
     """
     if packet.masks is None:
         raise ValueError("this packet carries no masks to send")
     height, width = packet.info.size_hw
+    (top, left), inner = packet.info.window.origin_yx, packet.info.window.size_hw[1]
     rows: list[dict[str, object]] = []
     payload: list[bytes] = []
     offset = 0
     for mask, (x1, y1, x2, y2) in zip(packet.masks, packet.mask_boxes_xyxy.tolist(), strict=True):
-        first, last = x1 // 8, -(-x2 // 8)
-        cut = mask[y1:y2, first:last].tobytes()
-        box = [8 * first, y1, min(8 * last, width), y2]
+        if x1 == x2:  # empty: its box is that of no place, also in a region
+            x1 = x2 = left
+            y1 = y2 = top
+        first, last = (x1 - left) // 8, -((left - x2) // 8)
+        cut = mask[y1 - top : y2 - top, first:last].tobytes()
+        box = [left + 8 * first, y1, left + min(8 * last, inner), y2]
         rows.append({"box": box, "offset": offset, "bytes": len(cut)})
         payload.append(cut)
         offset += len(cut)

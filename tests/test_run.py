@@ -229,6 +229,17 @@ def test_both_chains_publish_the_same_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_a_region_is_segmented_in_its_place(tmp_path: Path) -> None:
+    roi = "source.roi={y: 60, x: 100, height: 400, width: 500}"
+    options = RunOptions(frames=40, audit=True)
+    code, summary = run(tmp_path / "run", "demo", options, *UNPACED, roi)
+    assert code == 0
+    assert summary["quality"]["mean_iou"] > 0.6
+    copies = [e for e in events(tmp_path / "run") if e["event"] == "host_copies"]
+    assert sum(e["copied_bytes"] for e in copies if e["where"] == "upload") == 40 * 400 * 500
+
+
+@pytest.mark.timeout(300)
 def test_the_cine_segments_its_prompt(tmp_path: Path) -> None:
     overrides = [*LOCAL, "source.realtime=false", "grab.mailbox=every"]
     code, summary = run(tmp_path / "run", "ultrasound_cine", RunOptions(), *overrides)

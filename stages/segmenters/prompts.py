@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stages.base import Section
+from stages.window import Window
 
 POSITIVE, NEGATIVE = 1, 0
 BOX_CORNERS = (2, 3)
@@ -20,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 
 class PromptConfig(Section):
-    """One object to segment, told by a box or by points, in frame pixels."""
+    """One object to segment, told by a box or by points, in pixels of the full picture."""
 
     name: str | None = None
     """For whoever reads the configuration."""
@@ -44,12 +45,13 @@ class PromptConfig(Section):
             )
         return self
 
-    def inside(self, size_hw: tuple[int, int]) -> bool:
-        """Whether a frame of `size_hw` shows part of the box, or every one of the points."""
-        height, width = size_hw
+    def inside(self, window: Window) -> bool:
+        """Whether `window` shows part of the box, or every one of the points."""
+        height, width = window.size_hw
         if self.box is not None:
-            return box_touches(self.box, size_hw)
-        return all(0 <= x <= width and 0 <= y <= height for x, y in self.points or ())
+            return box_touches(box_in(window, self.box), window.size_hw)
+        points = points_in(window, self.points or ())
+        return all(0 <= x <= width and 0 <= y <= height for x, y in points)
 
     def as_points(self) -> tuple[tuple[Point, ...], tuple[int, ...]]:
         """Points and labels as SAM takes them; a box is its two corners."""
@@ -65,6 +67,19 @@ def box_touches(box_xyxy: Box, size_hw: tuple[int, int]) -> bool:
     return x1 < size_hw[1] and y1 < size_hw[0] and x2 > 0 and y2 > 0
 
 
+def box_in(window: Window, box_xyxy: Box) -> Box:
+    """A box of the full picture in pixels of `window`."""
+    y, x = window.origin_yx
+    x1, y1, x2, y2 = box_xyxy
+    return x1 - x, y1 - y, x2 - x, y2 - y
+
+
+def points_in(window: Window, points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """Points of the full picture in pixels of `window`."""
+    y, x = window.origin_yx
+    return tuple((px - x, py - y) for px, py in points)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptGroup:
     """G prompts with the same number of points P, which are decoded together."""
@@ -72,9 +87,14 @@ class PromptGroup:
     members: tuple[int, ...]
     """Places of the prompts in the configuration."""
     coords: Tensor
-    """float32 (G, P, 2), x and y in frame pixels."""
+    """float32 (G, P, 2), x and y in pixels of the full picture."""
     labels: Tensor
     """int32 (G, P)."""
+
+    def coords_in(self, window: Window) -> Tensor:
+        """`coords` in pixels of `window`; nothing is uploaded."""
+        y, x = window.origin_yx
+        return torch.stack((self.coords[..., 0] - x, self.coords[..., 1] - y), dim=-1)
 
 
 def group_prompts(

@@ -22,6 +22,7 @@ from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.sam2_network import Decoded, Features, Sam2Network, joined
 from stages.segmenters.slot_table import NO_CLASS
 from stages.segmenters.slots import Candidates, place_detections
+from stages.window import Window, whole
 
 
 class Sam2ImageConfig(Sam2Config):
@@ -35,7 +36,7 @@ class _Scene:
     """What stays the same from one frame of an epoch to the next."""
 
     epoch: int
-    size_hw: tuple[int, int]
+    window: Window
     tokens: tuple[Tensor, ...]
     """The embedded prompts, one tensor a group."""
     valid: Tensor
@@ -96,7 +97,7 @@ class Sam2ImageSegmenter:
         encoded = given if isinstance(given, Encoded) else self.encode(given)
         detections, frame = encoded.detections, encoded.detections.frame
         scene = self._scene
-        if scene is None or (scene.epoch, scene.size_hw) != (frame.epoch, frame.size_hw):
+        if scene is None or (scene.epoch, scene.window) != (frame.epoch, frame.window):
             scene = self._scene = self._enter(frame)
         if detections.computed:
             self._held, surplus = place_detections(detections, self._free)
@@ -116,7 +117,7 @@ class Sam2ImageSegmenter:
         device = self._network.device
         features = self._network.encode(torch.zeros(3, *size_hw, dtype=torch.uint8, device=device))
         everyone = Candidates.empty(self._free, device)
-        self._decode(features, self._look_at(-1, size_hw), everyone)
+        self._decode(features, self._look_at(-1, whole(size_hw)), everyone)
 
     def _try(self, model: str) -> None:
         """Find at the start what a structure cannot do."""
@@ -128,21 +129,22 @@ class Sam2ImageSegmenter:
     def _enter(self, frame: Frame) -> _Scene:
         """Begin an epoch: ids from 0, no boxes held, prompts checked against the frame's size."""
         for prompt in self._prompts:
-            if not prompt.inside(frame.size_hw):
+            if not prompt.inside(frame.window):
                 emit(ObjectRefused(frame.source_id, frame.epoch, frame.frame_id, "bad_prompt"))
         self._held = self._nobody
         self._next_id.zero_()
-        return self._look_at(frame.epoch, frame.size_hw)
+        return self._look_at(frame.epoch, frame.window)
 
-    def _look_at(self, epoch: int, size_hw: tuple[int, int]) -> _Scene:
+    def _look_at(self, epoch: int, window: Window) -> _Scene:
         valid = torch.ones(len(self._prompts), dtype=torch.bool, device=self._network.device)
         for place, prompt in enumerate(self._prompts):
-            if not prompt.inside(size_hw):
+            if not prompt.inside(window):
                 valid[place].fill_(False)
         tokens = tuple(
-            self._network.embed(group.coords, group.labels, size_hw) for group in self._groups
+            self._network.embed(group.coords_in(window), group.labels, window.size_hw)
+            for group in self._groups
         )
-        return _Scene(epoch, size_hw, tokens, valid)
+        return _Scene(epoch, window, tokens, valid)
 
     def _decode(self, features: Features, scene: _Scene, held: Candidates) -> Decoded:
         """P + R rows in the order of the slots; equally long prompts share a call."""
@@ -151,7 +153,7 @@ class Sam2ImageSegmenter:
         if rows:
             corners = held.boxes_xyxy.view(-1, 2, 2)
             labels = self._corners.expand(rows, -1)
-            boxes = self._network.embed(corners, labels, scene.size_hw)
+            boxes = self._network.embed(corners, labels, scene.window.size_hw)
             if batches and batches[-1].shape[1] == boxes.shape[1]:
                 batches[-1] = torch.cat((batches[-1], boxes))
             else:

@@ -24,6 +24,7 @@ from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.tracker import APPLIED, NO_SLOT, TICKETS, UNKNOWN_OBJECT, Tracker
 from stages.segmenters.tracker_core import Pictures, TrackerCore
+from stages.window import Window
 
 _COUNTS: Final = 4
 """Numbers before the answers in a header; see `Tracker.finish`."""
@@ -76,7 +77,7 @@ class Sam2StreamSegmenter:
         self._followed = KeyFrames(config.every)
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
         self._told = _Told()
-        self._view: tuple[int, tuple[int, int]] | None = None
+        self._view: tuple[int, Window] | None = None
         self._try(config.model)
 
     @torch.inference_mode()
@@ -94,7 +95,7 @@ class Sam2StreamSegmenter:
         """One frame of the stream; see `Tracker`."""
         item = given if isinstance(given, Encoded) else self.encode(given)
         detections, frame = item.detections, item.detections.frame
-        if self._view != (frame.epoch, frame.size_hw):
+        if self._view != (frame.epoch, frame.window):
             self._enter(frame)
         if item.features is None:
             return self._cleaned(self.tracker.stay(detections))
@@ -155,8 +156,8 @@ class Sam2StreamSegmenter:
         """Begin an epoch: slots empty, ids from 0, configured prompts asked for."""
         self.tracker.clear()
         self._occupancy.enter(frame.epoch)
-        self._view = (frame.epoch, frame.size_hw)
-        self._queue.enter(frame.epoch, frame.size_hw)
+        self._view = (frame.epoch, frame.window)
+        self._queue.enter(frame.epoch, frame.window)
         for place, prompt in enumerate(self._configured):
             ticket = self._queue.put(
                 Prompt(

@@ -31,6 +31,7 @@ from stages.base import Buffer
 from stages.sources.av_pictures import SIZE_LIMIT, PictureWriter, reason
 from stages.sources.feed import Arrival, FeedError
 from stages.sources.lag import LagWatch
+from stages.sources.region import Region, placed, window_in
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -82,10 +83,13 @@ class AvFeed:
     sender's where its RTCP reports tell it.
     """
 
-    def __init__(self, source_id: str, address: Address, io_s: float) -> None:
+    def __init__(
+        self, source_id: str, address: Address, io_s: float, roi: Region | None = None
+    ) -> None:
         self._source_id = source_id
         self._address = address
         self._io_s = io_s
+        self._roi = roi
         self._writer = PictureWriter(source_id)
         self._lag = LagWatch()
         self._late_since_ns: int | None = None
@@ -110,9 +114,17 @@ class AvFeed:
                     raise self._over
                 return None
             picture, times = self._decoded.popleft()
-        pixels = buffer(self._writer.shape_of(picture))
-        self._writer.write(picture, pixels)
-        return Arrival(pixels, times.captured_ns, times.captured_unix_ns, sender_ns=_ns(picture))
+        height, width, *colours = self._writer.shape_of(picture)
+        window = window_in(self._roi, (height, width), self._source_id)
+        pixels = buffer((*window.size_hw, *colours))
+        self._writer.write(picture, pixels, window)
+        return Arrival(
+            pixels,
+            times.captured_ns,
+            times.captured_unix_ns,
+            sender_ns=_ns(picture),
+            **placed(window),
+        )
 
     def close(self) -> None:
         """See `stages.sources.feed.Feed.close`."""

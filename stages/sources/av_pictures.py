@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
+    from stages.window import Window
+
 SIZE_LIMIT: Final = {"max_pixels": str(MAX_PICTURE_PIXELS)}
 """Option with which FFmpeg refuses larger pictures before it allocates them."""
 _HD_HEIGHT: Final = 720  # untagged video: BT.709 from here on, BT.601 below, as is the custom
@@ -34,8 +36,8 @@ class PictureWriter:
         check_size(self._source_id, size_hw)
         return size_hw if picture.format.name.startswith("gray") else (*size_hw, 3)
 
-    def write(self, picture: VideoFrame, pixels: NDArray[np.uint8]) -> None:
-        """Convert ``picture`` into ``pixels``, uint8 of its `shape_of`, full range.
+    def write(self, picture: VideoFrame, pixels: NDArray[np.uint8], window: Window) -> None:
+        """Convert what of ``picture`` lies in ``window`` into ``pixels``, uint8, full range.
 
         Raises `SourceError` for a pixel format that cannot be converted.
         """
@@ -54,7 +56,8 @@ class PictureWriter:
             ) from error
         plane = converted.planes[0]
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
-        pixels.reshape(picture.height, -1)[...] = rows[: picture.height, : pixels[0].size]
+        full = rows[: picture.height, : converted.width * pixels[0, 0].size]
+        pixels[...] = window.cut(full.reshape(picture.height, converted.width, *pixels.shape[2:]))
 
 
 def reason(error: Exception) -> str:

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Buffer, Picture, Section
+from stages.base import Buffer, Picture
 from stages.errors import ConfigError, SourceError
 from stages.sources.dicom_calibration import Calibration
 from stages.sources.dicom_timing import CineTiming, even_timing
-from stages.sources.limits import Fps, SourceId, Spacing
+from stages.sources.limits import Fps, SourceId
 from stages.sources.pacing import PacedSource
+from stages.sources.region import SourceConfig, placed, window_in
 
 _EXAMPLE: Final = "pydicom:"
 
 
-class DicomConfig(Section):
+class DicomConfig(SourceConfig):
     """A multi-frame DICOM file on this machine."""
 
     kind: Literal["dicom"] = "dicom"
@@ -35,8 +36,6 @@ class DicomConfig(Section):
     """Start again at the end, for ever; each pass is an epoch of its own."""
     fps: Fps | None = None
     """Overrides the times in the file."""
-    spacing_mm: Spacing | None = None
-    """(y, x) size of a pixel; overrides the calibration in the file."""
     allow_burned_in: bool = False
     """Take files that say that text is burned into their pictures."""
 
@@ -64,7 +63,8 @@ class DicomSource(PacedSource):
         self._cine = CineFile(
             _local_file(config), config.source_id, allow_burned_in=config.allow_burned_in
         )
-        super().__init__(config.source_id, self._cine.size_hw, realtime=config.realtime)
+        self._window = window_in(config.roi, self._cine.size_hw, config.source_id)
+        super().__init__(config.source_id, self._window.size_hw, realtime=config.realtime)
         self._timing = self._choose_timing()
         self.calibration = self._cine.calibration
         if config.spacing_mm is not None:
@@ -83,13 +83,14 @@ class DicomSource(PacedSource):
         captured_ns = self._pacer.wait(due)
         if captured_ns is None:
             return None
-        pixels = buffer(self._cine.shape)
-        self._cine.write(frame, pixels)
+        pixels = buffer((*self._window.size_hw, *self._cine.shape[2:]))
+        self._cine.write(self._window.cut(frame), pixels)
         return Picture(
             pixels=pixels,
             epoch=self._epoch,
             captured_ns=captured_ns,
             spacing_mm=self.calibration.spacing_mm,
+            **placed(self._window),
         )
 
     def _frame(self) -> NDArray[np.integer[Any]] | None:

@@ -83,7 +83,7 @@ class CineFile:
                 yield self._decode(decoded, f"{self._name}: frame {number} of {self.count}")
 
     def write(self, frame: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
-        """Show a frame of `frames` in ``pixels``, uint8 of `shape`."""
+        """Show a frame of `frames`, or a part of it, in ``pixels``, uint8 of its size."""
         if self._table is None:
             pixels[...] = frame
         else:

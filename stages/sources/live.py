@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 
 from kpi import emit
 from kpi.events import SourceState, SourceStateChanged
-from stages.base import Buffer, Picture, Section
+from stages.base import Buffer, Picture
 from stages.sources.backoff import Backoff
 from stages.sources.continuity import Continuity
 from stages.sources.feed import Arrival, Dial, Feed, FeedError
 from stages.sources.freeze import FreezeWatch
-from stages.sources.limits import SourceId, Spacing
+from stages.sources.limits import SourceId
 from stages.sources.live_states import LiveStates
+from stages.sources.region import SourceConfig
 
 SLICE_S: Final = 0.1
 """How long a feed may wait at a time; how soon `close` and the watch on silence are heeded."""
@@ -26,9 +27,10 @@ _CLOSE_WAIT_S: Final = 0.3  # leaves time to whoever has a second to stop in all
 _Side = Annotated[int, Field(ge=1, le=16384, strict=True)]
 
 
-class LiveSection(Section):
+class LiveSection(SourceConfig):
     """What every live source can be told."""
 
+    kind: str = "live"
     source_id: SourceId = "live"
     stale_after_s: float = Field(default=1.0, ge=0.1, le=60)
     """Without a picture for so long, the source is told to be stale."""
@@ -39,11 +41,9 @@ class LiveSection(Section):
     frozen_after: int | None = Field(default=60, ge=1, le=1_000_000)
     """So many pictures that equal the one before, and the source is told to be frozen (the
     freeze button, a stuck grabber); null: never."""
-    spacing_mm: Spacing | None = None
-    """(y, x) size of a pixel; overrides what the sender tells."""
     size_hw: tuple[_Side, _Side] | None = None
-    """(height, width) that is expected, so that the models can warm up before the first picture
-    is there; pictures of another size are taken all the same."""
+    """(height, width) of the sender's picture that is expected, so that the models can warm up
+    before the first one is there; pictures of another size are taken all the same."""
 
     @model_validator(mode="after")
     def _stale_comes_first(self) -> LiveSection:
@@ -78,7 +78,8 @@ class LiveSource:
         backoff: Backoff | None = None,
     ) -> None:
         self.source_id = config.source_id
-        self.size_hw = config.size_hw
+        roi = config.roi
+        self.size_hw = config.size_hw if roi is None else (roi.height, roi.width)
         self._config = config
         self._dial = dial
         self._clock = clock

@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Buffer, Picture, Section
+from stages.base import Buffer, Picture
 from stages.packets import Truth
 from stages.sources.limits import Fps, SourceId
 from stages.sources.pacing import PacedSource
-from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
+from stages.sources.phantom_outline import is_counted
+from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene, SceneTruth
+from stages.sources.region import SourceConfig, placed, window_in
+from stages.window import Window
 
 _Side = Annotated[int, Field(ge=96, le=4096, strict=True)]
 
 
-class PhantomConfig(Section):
+class PhantomConfig(SourceConfig):
     """A synthetic scan with known truth."""
 
     kind: Literal["phantom"] = "phantom"
@@ -44,14 +47,16 @@ class _Made:
     """A picture made ahead, with its truth."""
 
     picture: NDArray[np.uint8]
+    """What lies in the window."""
     object_ids: NDArray[np.int64]
     class_ids: NDArray[np.int32]
     packed: NDArray[np.uint8]
     """uint8 (n, H, ceil(W / 8)): the masks, an eighth of their size."""
     counted: NDArray[np.bool_]
+    full_width: int
 
     def truth(self, frame_id: int) -> Truth:
-        width = self.picture.shape[1]
+        width = self.full_width
         masks = np.unpackbits(self.packed, axis=-1, count=width).view(np.bool_)
         return Truth(frame_id, self.object_ids, self.class_ids, masks, self.counted)
 
@@ -62,14 +67,16 @@ class PhantomSource(PacedSource):
     With a rate it keeps the schedule of a live camera: picture n is due n / fps seconds after
     the first. Pictures due in the past are delivered at once, one by one, none left out. A
     picture counts as captured when it is delivered, for it shows nothing that existed before.
-    The epoch stays 0.
+    The epoch stays 0. Of a region, the truth is what can be seen in it.
     """
 
     class_names = CLASS_NAMES
 
     def __init__(self, config: PhantomConfig) -> None:
-        super().__init__(config.source_id, config.size_hw, realtime=config.fps is not None)
+        self._window = window_in(config.roi, config.size_hw, config.source_id)
+        super().__init__(config.source_id, self._window.size_hw, realtime=config.fps is not None)
         self._scene = PhantomScene(config.seed, config.size_hw, config.view, config.max_objects)
+        self._spacing_mm = config.spacing_mm or self._scene.spacing_mm
         self._period_ns = 1e9 / config.fps if config.fps is not None else 0.0
         self._frames = config.frames
         self._index = 0
@@ -79,19 +86,20 @@ class PhantomSource(PacedSource):
         """What can be seen in picture ``frame_id`` (>= 0); pure, so callable from any thread."""
         if frame_id < len(self._ahead):
             return self._ahead[frame_id].truth(frame_id)
-        seen = self._scene.truth(frame_id)
+        seen = seen_in(self._window, self._scene.truth(frame_id))
         return Truth(frame_id, seen.object_ids, seen.class_ids, seen.masks, seen.counted)
 
     def _make(self, index: int) -> _Made:
-        seen = self._scene.truth(index)
+        seen = seen_in(self._window, self._scene.truth(index))
         packed = np.packbits(seen.masks, axis=-1)
-        picture = self._scene.render(index)
-        return _Made(picture, seen.object_ids, seen.class_ids, packed, seen.counted)
+        picture = np.ascontiguousarray(self._window.cut(self._scene.render(index)))
+        width = self._window.full_hw[1]
+        return _Made(picture, seen.object_ids, seen.class_ids, packed, seen.counted, width)
 
     def _render(self, index: int) -> NDArray[np.uint8]:
         if index < len(self._ahead):
             return self._ahead[index].picture
-        return self._scene.render(index)
+        return self._window.cut(self._scene.render(index))
 
     def _next(self, buffer: Buffer) -> Picture | None:
         if self._index == self._frames:
@@ -107,5 +115,21 @@ class PhantomSource(PacedSource):
             pixels=pixels,
             epoch=0,
             captured_ns=captured_ns,
-            spacing_mm=self._scene.spacing_mm,
+            spacing_mm=self._spacing_mm,
+            **placed(self._window),
         )
+
+
+def seen_in(window: Window, truth: SceneTruth) -> SceneTruth:
+    """What of ``truth`` can be seen in ``window``; masks stay as large as the full picture."""
+    if window.is_whole:
+        return truth
+    shown = window.place(np.ones(window.size_hw, np.bool_))
+    masks = truth.masks & shown
+    rows = np.flatnonzero(masks.any(axis=(1, 2)))
+    return SceneTruth(
+        truth.object_ids[rows],
+        truth.class_ids[rows],
+        masks[rows],
+        np.array([is_counted(mask) for mask in masks[rows]], np.bool_),
+    )

@@ -76,7 +76,7 @@ class RtspSource(LiveSource):
             options |= {**_RTSP_OPTIONS, "rtsp_transport": config.transport}
         url = config.url.reveal(config.username, self._password)
         address = Address(url, options, "rtsp" if is_rtsp else None)
-        return AvFeed(self.source_id, address, config.reconnect_after_s)
+        return AvFeed(self.source_id, address, config.reconnect_after_s, config.roi)
 
 
 def _password(config: RtspConfig) -> str | None:

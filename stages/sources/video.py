@@ -12,10 +12,11 @@ from pydantic import Field
 
 from kpi import emit
 from kpi.events import ErrorRaised
-from stages.base import Buffer, Picture, Section
+from stages.base import Buffer, Picture
 from stages.errors import ConfigError
-from stages.sources.limits import SourceId, Spacing
+from stages.sources.limits import SourceId
 from stages.sources.pacing import PacedSource, Timeline
+from stages.sources.region import SourceConfig, placed, window_in
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from stages.sources.video_file import VideoFile
 
 
-class VideoConfig(Section):
+class VideoConfig(SourceConfig):
     """A video file on this machine."""
 
     kind: Literal["video"] = "video"
@@ -34,8 +35,6 @@ class VideoConfig(Section):
     """False: as fast as asked."""
     loop: bool = False
     """Start again at the end, for ever; each pass is an epoch of its own."""
-    spacing_mm: Spacing | None = None
-    """(y, x) size of a pixel, where it is known; a video file does not tell."""
 
 
 class VideoSource(PacedSource):
@@ -57,8 +56,8 @@ class VideoSource(PacedSource):
         self._config = config
         self._file, self._pictures = self._open(config.source_id)
         self._shape = self._file.shape
-        height, width = self._shape[:2]
-        super().__init__(config.source_id, (height, width), realtime=config.realtime)
+        self._window = window_in(config.roi, self._size_hw, config.source_id)
+        super().__init__(config.source_id, self._window.size_hw, realtime=config.realtime)
         self._timeline = Timeline(self._file.period_ns)
         self._epoch = 0
         self._told = False
@@ -74,14 +73,16 @@ class VideoSource(PacedSource):
         shape = self._file.shape_of(picture)
         if shape != self._shape:
             self._shape = shape
+            self._window = window_in(self._config.roi, self._size_hw, self.source_id)
             self._epoch += 1
-        pixels = buffer(shape)
-        self._file.write(picture, pixels)
+        pixels = buffer((*self._window.size_hw, *shape[2:]))
+        self._file.write(picture, pixels, self._window)
         return Picture(
             pixels=pixels,
             epoch=self._epoch,
             captured_ns=captured_ns,
             spacing_mm=self._config.spacing_mm,
+            **placed(self._window),
         )
 
     def _picture(self) -> VideoFrame | None:
@@ -97,6 +98,10 @@ class VideoSource(PacedSource):
         self._timeline.rewind()
         self._epoch += 1
         return next(self._pictures)
+
+    @property
+    def _size_hw(self) -> tuple[int, int]:
+        return self._shape[0], self._shape[1]
 
     def _open(self, source_id: str) -> tuple[VideoFile, Iterator[VideoFrame]]:
         from stages.sources.video_file import VideoFile

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
+    from stages.window import Window
+
 FORMATS: Final = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "nut")
 """FFmpeg's names of the containers that are opened (mov is mp4 too, matroska is webm too).
 Playlists (HLS, DASH, ffconcat) are not among them: they name other files and addresses."""
@@ -78,9 +80,9 @@ class VideoFile:
         """See `PictureWriter.shape_of`."""
         return self._writer.shape_of(picture)
 
-    def write(self, picture: VideoFrame, pixels: NDArray[np.uint8]) -> None:
+    def write(self, picture: VideoFrame, pixels: NDArray[np.uint8], window: Window) -> None:
         """See `PictureWriter.write`."""
-        self._writer.write(picture, pixels)
+        self._writer.write(picture, pixels, window)
 
     def close(self) -> None:
         """Close the file; may be called more than once."""
