@@ -12,13 +12,13 @@ import zmq
 from stages.errors import ConfigError
 from stages.wire import (
     MAX_MESSAGE_BYTES,
-    Kind,
     Message,
     ResultMessage,
     StateMessage,
     decode,
     topic,
 )
+from stages.wire_envelope import Kind
 
 
 class Subscriber:

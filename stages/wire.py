@@ -7,9 +7,7 @@ Numpy and the standard library only, so that a subscriber never imports torch.
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -18,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.packets import HostPacket, PacketInfo
-from stages.wire_decode import MAX_HEADER_BYTES, MAX_MASK_PIXELS, VERSION, decode
+from stages.wire_decode import MAX_MASK_PIXELS, decode
+from stages.wire_envelope import MAX_HEADER_BYTES, VERSION, envelope, topic
 from stages.wire_messages import (
     MaskRow,
     Message,
@@ -44,17 +43,8 @@ __all__ = [
 ]
 
 Encoding = Literal["bits", "none"]
-Kind = Literal["result", "state"]
 
 MAX_MESSAGE_BYTES = MAX_MASK_PIXELS // 8 + 2 * MAX_HEADER_BYTES
-
-
-def topic(kind: Kind, source_id: str) -> bytes:
-    """What a message of this kind and source begins with, and what to subscribe to.
-
-    The zero byte belongs to it: without it `result/cam1` would match `cam10` too.
-    """
-    return f"{kind}/{source_id}\0".encode()
 
 
 def encode_result(
@@ -85,7 +75,7 @@ def encode_result(
         "objects": _objects(packet, class_names),
         "arrays": arrays,
     }
-    return _envelope("result", packet.info.source_id, header, payload)
+    return envelope("result", packet.info.source_id, header, payload)
 
 
 def encode_state(
@@ -108,18 +98,7 @@ def encode_state(
         "class_names": list(class_names),
         "published_unix_ns": time.time_ns() if published_unix_ns is None else published_unix_ns,
     }
-    return _envelope("state", source_id, header, [])
-
-
-def _envelope(kind: Kind, source_id: str, header: dict[str, object], payload: list[bytes]) -> bytes:
-    try:
-        text = json.dumps(header, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        raw = text.encode("utf-8")
-    except ValueError as error:
-        raise WireError(f"{kind} of {source_id!r} cannot be written as JSON: {error}") from error
-    if len(raw) > MAX_HEADER_BYTES:
-        raise WireError(f"header of {len(raw)} bytes, expected at most {MAX_HEADER_BYTES}")
-    return b"".join((topic(kind, source_id), struct.pack("<I", len(raw)), raw, *payload))
+    return envelope("state", source_id, header, [])
 
 
 def _info(info: PacketInfo) -> dict[str, object]:

@@ -6,14 +6,13 @@ before it is used; the only exception that leaves here is `WireError`.
 
 from __future__ import annotations
 
-import json
-import struct
 from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.packets import Identity
+from stages.wire_envelope import VERSION, opened
 from stages.wire_fields import INT64_MAX, Fields
 from stages.wire_messages import (
     Box,
@@ -25,9 +24,6 @@ from stages.wire_messages import (
     WireError,
 )
 
-VERSION = 1
-MAX_TOPIC_BYTES = 160
-MAX_HEADER_BYTES = 1 << 20
 MAX_SIDE = 16_384
 MAX_MASK_PIXELS = 64 * 4096 * 4096
 """n x H x W, so that unpacking every mask takes at most 1 GiB."""
@@ -42,7 +38,7 @@ def decode(message: bytes | memoryview) -> Message:
 
     The result keeps a view of `message`. Raises `WireError`, whatever the bytes.
     """
-    topic, header, payload = _open(memoryview(message))
+    topic, header, payload = opened(memoryview(message))
     fields = Fields(header, "header")
     version = fields.integer("version")
     if version != VERSION:
@@ -55,32 +51,6 @@ def decode(message: bytes | memoryview) -> Message:
     if kind == "state":
         return _state(fields, source_id)
     raise WireError(f"message kind {kind!r}; this reader knows 'result' and 'state'")
-
-
-def _open(view: memoryview) -> tuple[bytes, object, memoryview]:
-    topic, mark, _ = bytes(view[: MAX_TOPIC_BYTES + 1]).partition(b"\0")
-    if not mark or not topic.isascii():
-        raise WireError(f"no topic: expected ASCII and a zero byte in {MAX_TOPIC_BYTES + 1} bytes")
-    start = len(topic) + 5
-    if len(view) < start:
-        raise WireError(f"{len(view)} bytes are too few to hold a header length")
-    (length,) = struct.unpack_from("<I", view, len(topic) + 1)
-    room = min(len(view) - start, MAX_HEADER_BYTES)
-    if length > room:
-        raise WireError(f"header of {length} bytes, expected at most {room}")
-    return topic, _json(bytes(view[start : start + length])), view[start + length :]
-
-
-def _json(raw: bytes) -> object:
-    try:
-        parsed: object = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise WireError(f"header is not JSON in UTF-8: {error}") from error
-    return parsed
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _result(fields: Fields, source_id: str, payload: memoryview) -> ResultMessage:

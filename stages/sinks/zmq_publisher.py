@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import ipaddress
-import os
-import re
-import socket as sockets
-import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -21,8 +15,10 @@ from kpi.emit import emit
 from kpi.events import SourceState, SubscriberState
 from stages.base import Section
 from stages.errors import ConfigError, MaskstreamError
+from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
-from stages.wire import Kind, WireError, decode, encode_result, encode_state, topic
+from stages.wire import WireError, decode, encode_result, encode_state, topic
+from stages.wire_envelope import Kind
 
 STATE_EVERY_S = 1.0
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
@@ -96,7 +92,7 @@ class ZmqPublisher:
         except BaseException:
             self._context.term()
             raise
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
 
     @property
@@ -179,57 +175,13 @@ class ZmqPublisher:
 
 
 def _bind(context: zmq.Context[zmq.Socket[bytes]], config: ZmqPublisherConfig) -> zmq.Socket[bytes]:
-    _check_local(config.endpoint)
-    socket = context.socket(zmq.XPUB)
     options = {
         zmq.XPUB_VERBOSER: 1,  # every single coming and going, so that they can be counted
         zmq.SNDHWM: config.hwm,
         zmq.LINGER: config.linger_ms,
         zmq.MAXMSGSIZE: MAX_INBOUND_BYTES,
-        zmq.HEARTBEAT_IVL: 1000,
-        zmq.HEARTBEAT_TIMEOUT: 3000,
-        zmq.HEARTBEAT_TTL: 3000,
-        zmq.HANDSHAKE_IVL: 5000,
     }
-    for option, value in options.items():
-        socket.setsockopt(option, value)
     try:
-        socket.bind(config.endpoint)
-    except zmq.ZMQError as error:
-        socket.close(0)
-        raise _bind_error(config.endpoint, error.errno, error.strerror or "") from error
-    return socket
-
-
-def _bind_error(endpoint: str, code: int | None, reason: str) -> PublishError:
-    if code == errno.EADDRINUSE:
-        reason = "address already in use (expected a free port; port 0 takes any)"
-    return PublishError(f"results: cannot bind {endpoint}: {reason}")
-
-
-def _check_local(endpoint: str) -> None:
-    """Refuse what others than this host could reach, and what libzmq would quietly destroy."""
-    if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
-        _check_ipc(endpoint, endpoint.removeprefix("ipc://"))
-        return
-    match = re.fullmatch(r"tcp://\[?([0-9a-fA-F.:]+?)\]?:(\d+|\*)", endpoint)
-    try:
-        local = match is not None and ipaddress.ip_address(match[1]).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise ConfigError(
-            f"results: endpoint: got {endpoint!r}, expected an address of this host alone: "
-            "tcp://127.0.0.1:PORT or ipc://PATH"
-        )
-
-
-def _check_ipc(endpoint: str, path: str) -> None:
-    """libzmq removes whatever lies at the path before it binds: a file, or a live socket."""
-    if path.startswith(("@", "*")) or not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise ConfigError(f"results: endpoint: {path} is a file, expected a new path or a socket")
-    with sockets.socket(sockets.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise _bind_error(endpoint, errno.EADDRINUSE, "")
+        return bound(context, zmq.XPUB, "results", config.endpoint, options)
+    except BindError as error:
+        raise PublishError(str(error)) from error

@@ -1,0 +1,120 @@
+"""FrameSender: pictures into a run from any program with numpy and pyzmq."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from types import TracebackType
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from stages.errors import ConfigError
+from stages.wire_envelope import topic
+from stages.wire_frames import FrameMessage, encode_frame
+
+_MAX_INBOUND_BYTES = 1024  # runs send nothing but subscriptions
+
+
+class FrameSender:
+    """One socket that sends pictures to the source of kind `zmq`. Use it from one thread.
+
+    It may be made before the run is there, and finds it again after a loss of connection. Sending
+    never waits: what the run does not take in time is lost, and the run tells how many. Each
+    sender is a session of its own; while one is heard, the run refuses others of its id.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5558",
+        source_id: str = "zmq",
+        *,
+        high_water_mark: int = 4,
+    ) -> None:
+        """`source_id`: that of the run's source. `high_water_mark`: pictures kept for a run that
+        is slow. Raises `ConfigError` for an endpoint that is none."""
+        self.sent = 0
+        """Pictures sent, also those that nobody received."""
+        self._source_id = source_id
+        self._session = secrets.randbits(63)
+        self._listeners = 0
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.XPUB)
+        options = {
+            zmq.XPUB_VERBOSER: 1,
+            zmq.SNDHWM: high_water_mark,
+            zmq.LINGER: 500,
+            zmq.MAXMSGSIZE: _MAX_INBOUND_BYTES,
+            zmq.RECONNECT_IVL: 100,
+            zmq.RECONNECT_IVL_MAX: 1000,
+            zmq.HEARTBEAT_IVL: 1000,
+            zmq.HEARTBEAT_TIMEOUT: 3000,
+            zmq.HEARTBEAT_TTL: 3000,
+            zmq.HANDSHAKE_IVL: 5000,
+        }
+        for option, value in options.items():
+            self._socket.setsockopt(option, value)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(
+                f"cannot connect to {endpoint!r}: {error.strerror} "
+                "(expected tcp://HOST:PORT or ipc://PATH)"
+            ) from error
+
+    def send(
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        captured_ns: int | None = None,
+        captured_unix_ns: int | None = None,
+        spacing_mm: tuple[float, float] | None = None,
+        pose: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Send one picture: uint8 (H, W) grey or (H, W, 3) in the order red, green, blue (of one
+        by OpenCV send `picture[..., ::-1]`).
+
+        The times default to now: `time.monotonic_ns()` and `time.time_ns()` when it was captured.
+        `spacing_mm`: (y, x) millimetres per pixel; `pose`: (4, 4) image-to-world. Raises
+        `WireError` for what the run would refuse.
+        """
+        message = FrameMessage(
+            session=self._session,
+            seq=self.sent,
+            pixels=pixels,
+            captured_ns=time.monotonic_ns() if captured_ns is None else captured_ns,
+            captured_unix_ns=time.time_ns() if captured_unix_ns is None else captured_unix_ns,
+            spacing_mm=spacing_mm,
+            pose=pose,
+        )
+        self._socket.send(encode_frame(self._source_id, message), zmq.NOBLOCK)
+        self.sent += 1
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a run listens, at most so long; whether one does."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
+            if not self._socket.poll(0 if self._listeners else left_ms):
+                return self._listeners > 0
+            change = self._socket.recv(zmq.NOBLOCK)
+            if topic("frame", self._source_id).startswith(change[1:]):
+                self._listeners += {b"\x01": 1, b"\x00": -1}.get(change[:1], 0)
+
+    def close(self) -> None:
+        """Deliver for half a second at most, and release everything."""
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> FrameSender:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
