@@ -26,7 +26,7 @@ from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
-from stages.base import Segmenter, Sink, Source, TruthSource
+from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
 from stages.sinks.zmq_publisher import ZmqPublisher
 
 
@@ -59,6 +59,8 @@ class Assembly:
     def endpoints(self) -> dict[str, str]:
         """What was bound, by name."""
         found: dict[str, str] = {}
+        if isinstance(self.source, ListeningSource):
+            found["frames"] = self.source.endpoint
         if self.publisher is not None:
             found["results"] = self.publisher.endpoint
         if self.http is not None:

@@ -73,6 +73,14 @@ class SelfTelling(Protocol):
 
 
 @runtime_checkable
+class ListeningSource(Protocol):
+    """A source that others call."""
+
+    endpoint: str
+    """What it bound, with the port in numbers."""
+
+
+@runtime_checkable
 class TruthSource(Protocol):
     """A source that knows what is in its pictures."""
 

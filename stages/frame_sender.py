@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from types import TracebackType
@@ -38,11 +39,10 @@ class FrameSender:
         """Pictures sent, also those that nobody received."""
         self._source_id = source_id
         self._session = secrets.randbits(63)
-        self._listeners = 0
+        self._heard_of = False
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.XPUB)
         options = {
-            zmq.XPUB_VERBOSER: 1,
             zmq.SNDHWM: high_water_mark,
             zmq.LINGER: 500,
             zmq.MAXMSGSIZE: _MAX_INBOUND_BYTES,
@@ -93,15 +93,15 @@ class FrameSender:
         self.sent += 1
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until a run listens, at most so long; whether one does."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            left_ms = max(0, round((deadline - time.monotonic()) * 1000))
-            if not self._socket.poll(0 if self._listeners else left_ms):
-                return self._listeners > 0
-            change = self._socket.recv(zmq.NOBLOCK)
-            if topic("frame", self._source_id).startswith(change[1:]):
-                self._listeners += {b"\x01": 1, b"\x00": -1}.get(change[:1], 0)
+        """Wait until a run has begun to listen, at most so long; whether one has."""
+        wanted, deadline = topic("frame", self._source_id), time.monotonic() + timeout_s
+        while not self._heard_of:
+            left_ms = max(0, math.ceil((deadline - time.monotonic()) * 1000))
+            if not self._socket.poll(left_ms):
+                break
+            said = self._socket.recv(zmq.NOBLOCK)
+            self._heard_of = said[:1] == b"\x01" and wanted.startswith(said[1:])
+        return self._heard_of
 
     def close(self) -> None:
         """Deliver for half a second at most, and release everything."""

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "kpi": {"kpi"},
 }
 CONCRETE = ("stages.sources.", "stages.detectors.", "stages.segmenters.")
-LIGHT = ("stages/wire.py", "stages/packets.py", "stages/client.py")
+LIGHT = ("stages/wire.py", "stages/packets.py", "stages/client.py", "stages/frame_sender.py")
 ULTRALYTICS_MAY_BE_IN = 1
 
 

@@ -288,3 +288,35 @@ def test_a_subscriber_in_another_process_gets_every_packet(tmp_path: Path) -> No
         e.get("objects", 0) for e in events(tmp_path / "run") if e["event"] == "frame_published"
     )
     assert int(masks) == objects > 0
+
+
+SENDER = """
+import sys, time
+import numpy as np
+from stages.frame_sender import FrameSender
+rng = np.random.default_rng(0)
+with FrameSender(sys.argv[1], "zmq") as run:
+    while True:
+        run.send(rng.integers(0, 256, (120, 160, 3), np.uint8), spacing_mm=(0.5, 0.25))
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_run_of_what_another_process_sends(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/frames"
+    sender = subprocess.Popen(
+        [sys.executable, "-c", SENDER, endpoint], cwd=Path(__file__).parent.parent
+    )
+    try:
+        overrides = [*LOCAL, f"source.endpoint={endpoint}", "source.spacing_mm=null"]
+        code, summary = run(tmp_path / "run", "zmq", RunOptions(frames=20), *overrides)
+    finally:
+        sender.kill()
+        sender.wait(10)
+    assert code == 0
+    frames = summary["frames"]
+    assert frames["grabbed"] == 20 == frames["published"] + sum(frames["dropped"].values())
+    assert frames["published"] > 0
+    bound = json.loads((tmp_path / "run" / "endpoints.json").read_text())
+    assert bound["frames"] == endpoint
