@@ -40,6 +40,11 @@ class Continuity:
         self._before: _Mark | None = None
         self._new = False
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a picture."""
+        return self._before is not None
+
     def connect(self) -> None:
         """The next picture is the first of a new connection."""
         self._new = True

@@ -18,7 +18,7 @@ from stages.sources.feed import Arrival, Dial, Feed, FeedError
 from stages.sources.freeze import FreezeWatch
 from stages.sources.limits import SourceId
 from stages.sources.live_states import LiveStates
-from stages.sources.region import SourceConfig
+from stages.sources.region import RegionError, SourceConfig
 
 SLICE_S: Final = 0.1
 """How long a feed may wait at a time; how soon `close` and the watch on silence are heeded."""
@@ -61,7 +61,8 @@ class LiveSource:
     A connection that is lost, or silent for too long, is made anew, each attempt after a wait
     (see `Backoff`), until `close`. What begins an epoch is told in `Continuity`, what the states
     mean in `live_states.py`; the end is told by whoever reads. Only `SourceError` from a feed,
-    for what no other attempt can mend, is raised.
+    for what no other attempt can mend, is raised; a picture that is too small for the region is
+    such a one only if it is the first.
 
     ``clock`` is monotonic seconds; ``pause`` waits so many, less once the source is closed.
     """
@@ -125,6 +126,10 @@ class LiveSource:
             try:
                 arrival = self._listen(buffer)
             except FeedError as error:
+                self._lose(str(error))
+            except RegionError as error:
+                if not self._continuity.begun:
+                    raise
                 self._lose(str(error))
             except EOFError:
                 self._end("ended")

@@ -15,6 +15,10 @@ _Place = Annotated[int, Field(ge=0, lt=1 << 15, strict=True)]
 _Length = Annotated[int, Field(ge=1, le=1 << 15, strict=True)]
 
 
+class RegionError(SourceError):
+    """The picture does not have the region that was asked for."""
+
+
 class Region(Section):
     """A rectangle of the picture, in its pixels."""
 
@@ -41,12 +45,12 @@ class SourceConfig(Section):
 def window_in(roi: Region | None, full_hw: tuple[int, int], source_id: str) -> Window:
     """The part of a picture of ``full_hw`` (height, width) to take in.
 
-    Raises `SourceError` where the region does not fit the picture.
+    Raises `RegionError` where the region does not fit the picture.
     """
     if roi is None:
         return whole(full_hw)
     if roi.y + roi.height > full_hw[0] or roi.x + roi.width > full_hw[1]:
-        raise SourceError(
+        raise RegionError(
             f"source {source_id}: roi reaches to row {roi.y + roi.height} and column "
             f"{roi.x + roi.width}, expected a region of the {full_hw[1]}x{full_hw[0]} picture"
         )

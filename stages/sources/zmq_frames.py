@@ -13,7 +13,7 @@ from pydantic import Field
 from stages.base import Buffer
 from stages.errors import SourceError
 from stages.local_sockets import BindError, bound, endpoint_of
-from stages.sources.feed import Arrival, FeedError
+from stages.sources.feed import Arrival
 from stages.sources.limits import SourceId
 from stages.sources.live import LiveSection, LiveSource
 from stages.sources.region import placed, window_in
@@ -58,7 +58,6 @@ class FrameInbox:
         self._config = config
         self.troubles = Troubles(config.source_id)
         self._follows = _Following()
-        self._taken = 0
         self._reading = threading.Lock()
         self._over = threading.Event()
         self._context = zmq.Context()
@@ -136,13 +135,7 @@ class FrameInbox:
 
     def _arrival(self, frame: FrameMessage, buffer: Buffer) -> Arrival:
         shape, now_ns = frame.pixels.shape, time.monotonic_ns()
-        try:
-            window = window_in(self._config.roi, (shape[0], shape[1]), self._config.source_id)
-        except SourceError as error:
-            if self._taken:  # the sender changed; it may change back
-                raise FeedError(str(error)) from error
-            raise
-        self._taken += 1
+        window = window_in(self._config.roi, (shape[0], shape[1]), self._config.source_id)
         pixels = buffer((*window.size_hw, *shape[2:]))
         pixels[...] = window.cut(frame.pixels)
         told_ns = now_ns if frame.captured_ns is None else frame.captured_ns
