@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from pipeline.kpi_commands import app as kpi_app
+from pipeline.source_commands import app as sources_app
 from stages.errors import MaskstreamError
 
 _INTERRUPTED = 130
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(kpi_app, name="kpi")
+app.add_typer(sources_app, name="sources")
 
 
 @app.command()

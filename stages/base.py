@@ -73,6 +73,15 @@ class SelfTelling(Protocol):
 
 
 @runtime_checkable
+class DescribedSource(Protocol):
+    """A source that knows how its pictures are stored or sent."""
+
+    @property
+    def description(self) -> str:
+        """A few words for a person; no names of people, no credentials."""
+
+
+@runtime_checkable
 class ListeningSource(Protocol):
     """A source that others call."""
 

@@ -14,7 +14,7 @@ from conftest import ROOT, Outcome
 import pipeline.cli as cli
 from stages.errors import ConfigError, GpuError, MaskstreamError, SourceError
 
-COMMANDS = ("run", "doctor", "subscribe", "kpi")
+COMMANDS = ("run", "doctor", "subscribe", "kpi", "sources")
 Call = Callable[..., Outcome]
 
 
@@ -41,6 +41,8 @@ def test_the_help_names_every_command(call_main: Call) -> None:
         (["run", "demo", "--wait-subscribers", "-1"], "--wait-subscribers"),
         (["subscribe", "--timeout", "0"], "--timeout"),
         (["frobnicate"], "frobnicate"),
+        (["sources", "probe"], "SOURCE"),
+        (["sources", "probe", "phantom", "--seconds", "0"], "--seconds"),
         (["kpi", "frobnicate"], "frobnicate"),
         (["kpi", "report"], "RUN"),
         (["kpi", "tail", "runs/x", "--last", "-1"], "--last"),

@@ -60,6 +60,13 @@ class PictureWriter:
         pixels[...] = window.cut(full.reshape(picture.height, converted.width, *pixels.shape[2:]))
 
 
+def described(picture: VideoFrame) -> str:
+    """Pixel format, matrix and range, as the stream tells them."""
+    matrix = {1: "BT.709", 5: "BT.601", 6: "BT.601", 9: "BT.2020"}.get(picture.colorspace)
+    limits = {1: "limited range", 2: "full range"}.get(picture.color_range)
+    return ", ".join(filter(None, (picture.format.name, matrix or "no matrix told", limits)))
+
+
 def reason(error: Exception) -> str:
     """FFmpeg's own words, without the path or address, which may hold a password."""
     return getattr(error, "strerror", None) or type(error).__name__

@@ -73,6 +73,11 @@ class DicomSource(PacedSource):
         self._index = 0
         self._epoch = 0
 
+    @property
+    def description(self) -> str:
+        """How the pixels are stored, and where their size comes from."""
+        return f"{self._cine.description}; pixel size: {self.calibration.reason}"
+
     def _next(self, buffer: Buffer) -> Picture | None:
         frame = self._frame()
         if frame is None:

@@ -69,6 +69,9 @@ class CineFile:
             raise
         except Exception as error:  # a hostile header can break any conversion
             raise SourceError(f"{self._name}: the DICOM header is damaged") from error
+        syntax = UID(header.file_meta.TransferSyntaxUID).name
+        kind = f"{header.PhotometricInterpretation}, {header.BitsStored} bits"
+        self.description = f"{self.count} frames, {kind}, {syntax}"
         grey = header.PhotometricInterpretation in _GREY
         self.shape: tuple[int, ...] = (height, width) if grey else (height, width, 3)
         """Of the pixels that `write` fills."""

@@ -100,6 +100,11 @@ class VideoSource(PacedSource):
         return next(self._pictures)
 
     @property
+    def description(self) -> str:
+        """Codec, pixel format, matrix and range, as the file tells them."""
+        return self._file.description
+
+    @property
     def _size_hw(self) -> tuple[int, int]:
         return self._shape[0], self._shape[1]
 

@@ -10,7 +10,7 @@ import av.logging
 from av.stream import Disposition
 
 from stages.errors import SourceError
-from stages.sources.av_pictures import SIZE_LIMIT, PictureWriter, reason
+from stages.sources.av_pictures import SIZE_LIMIT, PictureWriter, described, reason
 from stages.sources.limits import MAX_PICTURE_PIXELS
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class VideoFile:
     def write(self, picture: VideoFrame, pixels: NDArray[np.uint8], window: Window) -> None:
         """See `PictureWriter.write`."""
         self._writer.write(picture, pixels, window)
+
+    @property
+    def description(self) -> str:
+        """Codec, pixel format, matrix and range, as the file tells them."""
+        return f"{self._stream.codec_context.name}, {described(self._first)}"
 
     def close(self) -> None:
         """Close the file; may be called more than once."""
