@@ -9,11 +9,17 @@ thread is the only one that touches the container. `close` tells it to stop and 
 for it; it notices with the next packet, or when the clock says so, at most ``io_s`` later (in the
 worst case of a server that stalls while it is being opened, twice that), and closes the
 container itself. Nothing is left behind then.
+
+Note [Half pictures]
+~~~~~~~~~~~~~~~~~~~~
+FFmpeg knows that a picture is whole when the next one begins. Where a stream breaks off it gives
+what it has of the last one, decodes it as if it were whole, with what is missing made up, and
+only the call after that fails. So a picture is shown when no failure followed it at once, and
+one that came when the clock ran out is not shown.
 """
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections import deque
@@ -29,22 +35,20 @@ from kpi import emit
 from kpi.events import ErrorRaised
 from stages.base import Buffer
 from stages.sources.av_pictures import SIZE_LIMIT, PictureWriter, reason
+from stages.sources.av_times import PacketTimes, Times, stamp_ns
 from stages.sources.feed import Arrival, FeedError
-from stages.sources.lag import LagWatch
 from stages.sources.region import Region, placed, window_in
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 _JOIN_S: Final = 0.1
 _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
-_LATE_S: Final = 2.0
-_LATE_FOR_S: Final = 5.0
-"""A stream that comes later than by `_LATE_S`, for so long, does not catch up by itself."""
+_DOUBT_S: Final = 0.004
+"""So soon after a picture the end of the stream means that it may be half a one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,11 @@ class Address:
     """FFmpeg's name of the demuxer; None: it looks."""
 
 
-class _Times(NamedTuple):
-    captured_ns: int
-    captured_unix_ns: int | None
-
-
 class _Decoded(NamedTuple):
     picture: VideoFrame
-    times: _Times
+    times: Times
+    sure_at: float
+    """Monotonic seconds; see Note [Half pictures]."""
 
 
 class AvFeed:
@@ -77,24 +78,25 @@ class AvFeed:
     pictures, which is told as an `error` event, once a connection. ``io_s``: opening, looking at
     the streams, and reading a packet may each take so long.
 
-    A picture counts as captured when its packet arrived, less how late the packet came by the
-    sender's own clock (see `LagWatch`), so that a queue on the way shows as age; a stream that
-    stays late is given up, for a new connection begins without the queue. Unix time is the
-    sender's where its RTCP reports tell it.
+    A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
+    the queue; None: nothing is late. What the times mean is told in `PacketTimes`.
     """
 
     def __init__(
-        self, source_id: str, address: Address, io_s: float, roi: Region | None = None
+        self,
+        source_id: str,
+        address: Address,
+        io_s: float,
+        *,
+        max_lag_s: float | None = None,
+        roi: Region | None = None,
     ) -> None:
         self._source_id = source_id
         self._address = address
         self._io_s = io_s
         self._roi = roi
         self._writer = PictureWriter(source_id)
-        self._lag = LagWatch()
-        self._late_since_ns: int | None = None
-        self._last_pts_ns: int | None = None
-        self._times: dict[int | None, _Times] = {}
+        self._times = PacketTimes(max_lag_s)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
         self._over: Exception | None = None
@@ -107,13 +109,10 @@ class AvFeed:
 
     def read(self, buffer: Buffer, timeout_s: float) -> Arrival | None:
         """See `stages.sources.feed.Feed.read`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._decoded or self._over, timeout_s)
-            if not self._decoded:
-                if self._over is not None:
-                    raise self._over
-                return None
-            picture, times = self._decoded.popleft()
+        decoded = self._next(time.monotonic() + timeout_s)
+        if decoded is None:
+            return None
+        picture, times, _ = decoded
         height, width, *colours = self._writer.shape_of(picture)
         window = window_in(self._roi, (height, width), self._source_id)
         pixels = buffer((*window.size_hw, *colours))
@@ -122,7 +121,7 @@ class AvFeed:
             pixels,
             times.captured_ns,
             times.captured_unix_ns,
-            sender_ns=_ns(picture),
+            sender_ns=stamp_ns(picture),
             **placed(window),
         )
 
@@ -133,6 +132,18 @@ class AvFeed:
             self._decoded.clear()
         self._thread.join(_JOIN_S)
 
+    def _next(self, deadline: float) -> _Decoded | None:
+        """The oldest picture that waits, once it is sure to be whole."""
+        with self._changed:
+            while (now := time.monotonic()) < deadline:
+                if self._decoded and (now >= self._decoded[0].sure_at or self._over):
+                    return self._decoded.popleft()
+                if self._over is not None:
+                    raise self._over
+                sure_at = self._decoded[0].sure_at if self._decoded else deadline
+                self._changed.wait(min(sure_at, deadline) - now)
+        return None
+
     def _run(self) -> None:
         try:
             self._play()
@@ -142,6 +153,8 @@ class AvFeed:
         except Exception as error:  # PyAV raises many kinds; their text holds the address
             over = FeedError(self._words(error))
         with self._changed:
+            while self._decoded and self._decoded[-1].sure_at > time.monotonic():
+                self._decoded.pop()
             self._over = over
             self._changed.notify_all()
 
@@ -164,13 +177,17 @@ class AvFeed:
 
     def _follow(self, container: InputContainer, stream: VideoStream) -> None:
         keyframe_seen = False
+        asked = time.monotonic()
         for packet in container.demux(stream):
             if self._closing:
                 return
+            silent_s, asked = time.monotonic() - asked, time.monotonic()
+            if silent_s >= self._io_s:
+                raise FeedError(f"no answer for {self._io_s:g} s")
             keyframe_seen |= packet.is_keyframe
             if not keyframe_seen or not packet.size:
                 continue
-            self._note_times(packet)
+            self._times.note(packet)
             try:
                 pictures = packet.decode()
             except av.FFmpegError:
@@ -180,37 +197,12 @@ class AvFeed:
                 if not picture.is_corrupt:
                     self._hand_over(picture)
 
-    def _note_times(self, packet: Packet[VideoStream]) -> None:
-        """The times of a packet, kept for its picture, which may come a few packets later."""
-        arrived_ns = time.monotonic_ns()
-        lag_ns = 0
-        if packet.pts is not None and packet.time_base is not None:
-            pts_ns = round(packet.pts * packet.time_base * 1_000_000_000)
-            lag_ns = self._lag_ns(arrived_ns, pts_ns)
-        while len(self._times) >= 64:
-            del self._times[next(iter(self._times))]
-        self._times[packet.pts] = _Times(arrived_ns - lag_ns, _unix_ns(packet))
-
-    def _lag_ns(self, arrived_ns: int, pts_ns: int) -> int:
-        if self._last_pts_ns is not None and pts_ns < self._last_pts_ns - 1_000_000_000:
-            self._lag.reset()
-        self._last_pts_ns = pts_ns
-        lag_ns = self._lag.lag_ns(arrived_ns, pts_ns)
-        if lag_ns < _LATE_S * 1e9:
-            self._late_since_ns = None
-        elif self._late_since_ns is None:
-            self._late_since_ns = arrived_ns
-        elif arrived_ns - self._late_since_ns > _LATE_FOR_S * 1e9:
-            raise FeedError(f"the stream is {lag_ns / 1e9:.1f} s late and does not catch up")
-        return lag_ns
-
     def _hand_over(self, picture: VideoFrame) -> None:
-        now = _Times(time.monotonic_ns(), None)
-        times = self._times.pop(picture.pts, now)
+        decoded = _Decoded(picture, self._times.of(picture), time.monotonic() + _DOUBT_S)
         with self._changed:
             if self._closing:
                 return
-            self._decoded.append(_Decoded(picture, times))
+            self._decoded.append(decoded)
             if len(self._decoded) > _WAITING:
                 self._decoded.popleft()
                 self._lost += 1
@@ -223,17 +215,3 @@ class AvFeed:
         if isinstance(error, av.error.ExitError):
             return f"no answer for {self._io_s:g} s"
         return reason(error)
-
-
-def _ns(picture: VideoFrame) -> int | None:
-    if picture.pts is None or picture.time_base is None:
-        return None
-    return round(picture.pts * picture.time_base * 1_000_000_000)
-
-
-def _unix_ns(packet: Packet[VideoStream]) -> int | None:
-    """The sender's clock: AVProducerReferenceTime, int64 microseconds since 1970 and flags."""
-    if not packet.has_sidedata("prft"):
-        return None
-    (microseconds,) = struct.unpack_from("=q", bytes(packet.get_sidedata("prft")))
-    return int(microseconds) * 1000

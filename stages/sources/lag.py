@@ -19,18 +19,16 @@ class LagWatch:
     def __init__(self) -> None:
         self._base_ns: int | None = None
         """Arrival less the sender's clock, of a picture that came at once."""
-        self._last_ns = 0
+        self._last: tuple[int, int] | None = None
 
     def lag_ns(self, arrived_ns: int, sender_ns: int) -> int:
-        """Nanoseconds (>= 0) that a picture stamped ``sender_ns`` came late."""
+        """Nanoseconds (>= 0) that a picture stamped ``sender_ns`` came late; 0 where the sender's
+        clock stands still or ran backwards, for then it tells nothing."""
         delay_ns = arrived_ns - sender_ns
-        if self._base_ns is not None:
-            self._base_ns += round((arrived_ns - self._last_ns) * _FORGET)
-        self._last_ns = arrived_ns
-        if self._base_ns is None or delay_ns < self._base_ns:
+        last, self._last = self._last, (arrived_ns, sender_ns)
+        if self._base_ns is None or last is None or sender_ns <= last[1]:
             self._base_ns = delay_ns
+        else:
+            self._base_ns += round((arrived_ns - last[0]) * _FORGET)
+            self._base_ns = min(self._base_ns, delay_ns)
         return delay_ns - self._base_ns
-
-    def reset(self) -> None:
-        """The sender's clock began anew."""
-        self._base_ns = None

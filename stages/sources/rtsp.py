@@ -51,6 +51,10 @@ class RtspConfig(LiveSection):
     """The environment variable that holds the password; wins over the one in `url`."""
     transport: Literal["tcp", "udp"] = "tcp"
     """How RTSP carries the pictures; over udp, some are lost where the network is."""
+    max_lag_s: float | None = Field(default=3.0, gt=0, le=3600)
+    """A stream that comes later than by this, by the sender's own clock, for some seconds, is
+    connected to anew, so that a queue on the way does not last; null: the sender's clock is not
+    to be believed."""
     connect_within_s: float = Field(default=15.0, ge=0.2, le=3600)
     """A new connection gives its first picture, a keyframe, within this, or is given up."""
 
@@ -76,7 +80,13 @@ class RtspSource(LiveSource):
             options |= {**_RTSP_OPTIONS, "rtsp_transport": config.transport}
         url = config.url.reveal(config.username, self._password)
         address = Address(url, options, "rtsp" if is_rtsp else None)
-        return AvFeed(self.source_id, address, config.reconnect_after_s, config.roi)
+        return AvFeed(
+            self.source_id,
+            address,
+            config.reconnect_after_s,
+            max_lag_s=config.max_lag_s,
+            roi=config.roi,
+        )
 
 
 def _password(config: RtspConfig) -> str | None:

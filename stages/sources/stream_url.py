@@ -37,17 +37,17 @@ class StreamUrl:
     def __init__(self, text: str) -> None:
         match = _URL.fullmatch(text)
         if match is None or len(text) > _MAX_CHARACTERS or not text.isprintable() or " " in text:
-            _refuse(f"url: cannot be read, {_EXPECTED}")
+            _refuse(f"cannot be read, {_EXPECTED}")
         self.scheme, self._host, rest = match["scheme"], match["host"], match["rest"] or ""
         if self.scheme not in SCHEMES:
-            _refuse(f"url: scheme {self.scheme}, {_EXPECTED}")
+            _refuse(f"scheme {self.scheme}, {_EXPECTED}")
         if "@" in rest or (not self._host and self.scheme not in ("udp", "srt")):
-            _refuse(f"url: has no host where one belongs, {_EXPECTED}")
+            _refuse(f"has no host where one belongs, {_EXPECTED}")
         if match["port"] is not None and not 0 < int(match["port"]) < 65536:
-            _refuse(f"url: port {match['port']}, expected 1 to 65535")
+            _refuse(f"port {match['port']}, expected 1 to 65535")
         if HIDDEN in text:
             _refuse(
-                "url: was written with its credentials left out, expected them in username and "
+                "was written with its credentials left out, expected them in username and "
                 "password_env"
             )
         self._port = f":{match['port']}" if match["port"] is not None else ""
@@ -96,7 +96,7 @@ def _validated(value: object) -> StreamUrl:
         return value
     try:
         if not isinstance(value, str):
-            _refuse(f"url: is no text, {_EXPECTED}")
+            _refuse(f"is no text, {_EXPECTED}")
         return StreamUrl(value)
     except ValueError as error:
         # Its own kind of error: pydantic's quotes what was given.

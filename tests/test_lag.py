@@ -1,0 +1,45 @@
+"""How late a stream is, told from its own clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.sources.lag import LagWatch
+
+MS = 1_000_000
+
+
+def lags(arrivals_ms: list[float], stamps_ms: list[float]) -> list[float]:
+    watch = LagWatch()
+    return [
+        watch.lag_ns(round(at * MS), round(stamp * MS)) / MS
+        for at, stamp in zip(arrivals_ms, stamps_ms, strict=True)
+    ]
+
+
+def test_what_comes_in_time_is_not_late() -> None:
+    assert lags([7000, 7040, 7080], [0, 40, 80]) == pytest.approx([0, 0, 0], abs=0.1)
+
+
+def test_a_queue_shows_and_so_does_its_end() -> None:
+    found = lags([0, 40, 1080, 1081, 1082, 200 + 1000], [0, 40, 80, 120, 160, 1200])
+    assert found == pytest.approx([0, 0, 1000, 961, 922, 0], abs=1)
+
+
+def test_a_burst_at_the_beginning_is_not_held_against_what_follows() -> None:
+    """A server that sends the last second at once, to begin with."""
+    assert lags([0, 1, 2, 42], [0, 40, 80, 120]) == pytest.approx([0, 0, 0, 0], abs=0.1)
+
+
+def test_another_quartz_does_not_look_like_a_queue() -> None:
+    day_ms = 24 * 3600 * 1000
+    stamps = [float(at) for at in range(0, day_ms, 60_000)]
+    slow = [at * (1 + 1e-4) for at in stamps]
+    assert max(lags(slow, stamps)) < 10
+    overloaded = [at * 1.02 for at in stamps[:60]]
+    assert max(lags(overloaded, stamps[:60])) > 60_000, "a real queue is seen"
+
+
+@pytest.mark.parametrize("stamps", [[500.0, 0, 40], [0.0, 0, 0], [0, 3_600_000, 3_600_040.0]])
+def test_a_clock_that_stands_still_or_jumps_tells_nothing(stamps: list[float]) -> None:
+    assert lags([0, 10_000, 10_040], stamps) == pytest.approx([0, 0, 0], abs=3)
