@@ -102,6 +102,8 @@ class AvFeed:
         self._over: Exception | None = None
         self._closing = False
         self._lost = 0
+        self._asked = time.monotonic()
+        """When FFmpeg was last asked for something."""
         run = copy_context().run
         name = f"feed-{source_id}"
         self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
@@ -177,13 +179,13 @@ class AvFeed:
 
     def _follow(self, container: InputContainer, stream: VideoStream) -> None:
         keyframe_seen = False
-        asked = time.monotonic()
+        self._asked = time.monotonic()
         for packet in container.demux(stream):
             if self._closing:
                 return
-            silent_s, asked = time.monotonic() - asked, time.monotonic()
-            if silent_s >= self._io_s:
+            if self._is_out_of_time():
                 raise FeedError(f"no answer for {self._io_s:g} s")
+            self._asked = time.monotonic()
             keyframe_seen |= packet.is_keyframe
             if not keyframe_seen or not packet.size:
                 continue
@@ -211,7 +213,10 @@ class AvFeed:
             self._lost += 1
             emit(ErrorRaised(self._source_id, "pictures come faster than they are read; lost some"))
 
+    def _is_out_of_time(self) -> bool:
+        return time.monotonic() - self._asked >= self._io_s
+
     def _words(self, error: Exception) -> str:
-        if isinstance(error, av.error.ExitError):
+        if isinstance(error, av.error.ExitError) or self._is_out_of_time():
             return f"no answer for {self._io_s:g} s"
         return reason(error)

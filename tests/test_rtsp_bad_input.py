@@ -1,0 +1,222 @@
+"""What a broken or hostile RTSP server sends: told in one line, survived, and forgotten when the
+next connection is good."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+import pytest
+from rtsp_script import (
+    AUDIO_SDP,
+    STEP,
+    Rtp,
+    Script,
+    ScriptedServer,
+    answer,
+    lossy,
+    nals,
+    new_sender,
+    packets,
+    requests,
+    serve,
+)
+from test_sources_rtsp import Log, eventually, feed_threads, log, memory, open_source, read_until
+
+from stages.base import Picture
+from stages.sources.rtsp import RtspSource
+
+__all__ = ["log", "open_source"]  # fixtures
+
+PICTURES = nals(200)
+OPTIONS = {"reconnect_after_s": 1.5, "connect_within_s": 4.0, "stale_after_s": 0.5}
+MANY_MB = 60
+Open = Callable[..., RtspSource]
+
+
+def reply(status: str, *more: str, body: str = "", to: str = "DESCRIBE") -> Script:
+    """Answers like this to one method, and well before."""
+
+    def script(client: socket.socket) -> None:
+        for method, number in requests(client):
+            if method == to:
+                answer(client, number, status, *more, body=body)
+            else:
+                answer(client, number)
+
+    return script
+
+
+def raw(data: bytes, *, stay: bool = False) -> Script:
+    """Says this before it is asked anything."""
+
+    def script(client: socket.socket) -> None:
+        client.sendall(data)
+        while stay and client.recv(4096):
+            pass
+
+    return script
+
+
+def endless(piece: bytes) -> Script:
+    def script(client: socket.socket) -> None:
+        while True:
+            client.sendall(piece)
+
+    return script
+
+
+def garbage(count: int, seed: int) -> bytes:
+    return np.random.default_rng(seed).bytes(count)
+
+
+def unkeyed() -> list[Rtp]:
+    """A picture that refers to one before it, again and again."""
+    return packets([picture for picture in PICTURES if len(picture) == 1][:100])
+
+
+BAD: dict[str, tuple[Script, str]] = {
+    "goes at once": (raw(b""), ""),
+    "says nothing": (raw(b"", stay=True), "no answer for 1.5 s"),
+    "half a header and goes": (raw(b"RTSP/1.0 200 O"), ""),
+    "half a header and stays": (raw(b"RTSP/1.0 200 O", stay=True), "no answer"),
+    "noise": (raw(garbage(100_000, 1), stay=True), ""),
+    "a web page": (raw(b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>", stay=True), ""),
+    "a web page as description": (reply("200 OK", body="<html><body>hello</body></html>"), ""),
+    "endless header": (endless(b"X-More: more\r\n"), ""),
+    "endless line": (endless(b"x" * 4096), ""),
+    "401": (reply("401 Unauthorized", 'WWW-Authenticate: Basic realm="x"'), "401"),
+    "403": (reply("403 Forbidden"), "403"),
+    "404": (reply("404 Not Found"), "404"),
+    "500": (reply("500 Internal Server Error"), "5XX"),
+    "moved to a file": (reply("301 Moved", "Location: file:///etc/passwd", to="OPTIONS"), ""),
+    "description without video": (serve([], AUDIO_SDP), "no video"),
+    "description of noise": (reply("200 OK", body=garbage(2000, 2).decode("latin-1")), ""),
+    "description of nothing": (reply("200 OK", body="v=0\r\n"), ""),
+    "endless description": (reply("200 OK", "Content-Length: 2000000000", body="v=0\r\n"), ""),
+    "no picture after all": (serve([]), "no answer for 1.5 s"),
+    "noise between the packets": (serve([garbage(50_000, 4)]), ""),
+    "packets of noise": (
+        serve([Rtp(garbage(900, n), n, n * STEP, True, 0.01) for n in range(100)]),
+        "",
+    ),
+    "never a keyframe": (serve(unkeyed()), "no picture for 4.0 s"),
+}
+
+
+@pytest.mark.parametrize(("bad", "why"), BAD.values(), ids=BAD.keys())
+def test_it_is_told_and_the_next_good_connection_works(
+    open_source: Open, log: Log, bad: Script, why: str
+) -> None:
+    before_mb = psutil.Process().memory_info().rss / 1e6
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with ScriptedServer(bad, serve(packets(PICTURES))) as server:
+        source = open_source(server.url, **OPTIONS)
+        picture = source.read(memory)
+        assert picture is not None
+        assert picture.pixels.shape == (48, 64, 3)
+        source.close()
+    assert log.states == ["connecting", "reconnecting", "streaming"]
+    reason = log.changes[1].reason
+    assert reason
+    assert why in reason
+    assert "\n" not in reason
+    assert "127.0.0.1" not in reason
+    assert psutil.Process().memory_info().rss / 1e6 - before_mb < MANY_MB
+    eventually(lambda: not feed_threads())
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+
+
+def test_a_server_that_moves_to_itself_for_ever_is_given_up(open_source: Open, log: Log) -> None:
+    good, until = serve(packets(PICTURES)), time.monotonic() + 3.0
+
+    def turn(client: socket.socket) -> None:
+        here = f"rtsp://127.0.0.1:{client.getsockname()[1]}/test"
+        moved = reply("301 Moved Permanently", f"Location: {here}", to="OPTIONS")
+        (moved if time.monotonic() < until else good)(client)
+
+    with ScriptedServer(turn) as server:
+        source = open_source(server.url, **OPTIONS)
+        assert source.read(memory) is not None
+        source.close()
+    assert log.states[0] == "connecting"
+    assert log.states[-1] == "streaming"
+    eventually(lambda: not feed_threads())
+
+
+# Streams that are odd, and go on
+
+ODD: dict[str, list[Rtp | bytes]] = {
+    "as it should be": [*packets(PICTURES)],
+    "sequence numbers wrap": [*packets(PICTURES, sequence=65_500)],
+    "time stamps wrap": [*packets(PICTURES, range(2**32 - 20 * STEP, 2**33, STEP))],
+    "one in ten lost, one in ten swapped": [*lossy(packets(PICTURES), 0.1)],
+    "another sender": [*new_sender(packets(PICTURES), 60)],
+    "time stamps stand still": [*packets(PICTURES, [0] * len(PICTURES))],
+    "an hour passes at once": [
+        *packets(PICTURES, [n * STEP + (n >= 20) * 3600 * 90_000 for n in range(200)])
+    ],
+}
+
+
+@pytest.mark.parametrize("sent", ODD.values(), ids=ODD.keys())
+def test_an_odd_stream_gives_pictures_on_one_connection(
+    open_source: Open, log: Log, sent: list[Rtp | bytes]
+) -> None:
+    with ScriptedServer(serve(sent)) as server:
+        source = open_source(server.url, **OPTIONS)
+        begin = time.monotonic()
+        shown = 0
+        while time.monotonic() - begin < 3.0:
+            picture = source.read(memory)
+            assert picture is not None
+            assert picture.pixels.std() < 3, "one grey, not half another"
+            shown += 1
+        assert server.connections == 1
+    assert shown >= 10
+    assert "reconnecting" not in log.states
+
+
+def test_time_that_runs_backwards_begins_an_epoch(open_source: Open, log: Log) -> None:
+    stamps = [n * STEP for n in range(50, 90)] + [n * STEP for n in range(160)]
+    with ScriptedServer(serve(packets(PICTURES, stamps))) as server:
+        source = open_source(server.url, **OPTIONS)
+        captured: list[int] = []
+
+        def new_epoch(picture: Picture) -> bool:
+            captured.append(picture.captured_ns)
+            return picture.epoch == 1
+
+        read_until(source, new_epoch)
+        assert server.connections == 1
+        assert captured == sorted(captured), "our own clock does not"
+        for _ in range(10):
+            picture = source.read(memory)
+            assert picture is not None
+            assert picture.epoch == 1
+
+
+@pytest.mark.parametrize("size", [(128, 96), (32, 16)])
+def test_another_size_begins_an_epoch(open_source: Open, log: Log, size: tuple[int, int]) -> None:
+    first, second = PICTURES[:30], nals(100, size)
+    with ScriptedServer(serve(packets([*first, *second]))) as server:
+        source = open_source(server.url, **OPTIONS)
+        picture = read_until(source, lambda picture: picture.epoch == 1)
+        assert picture.pixels.shape == (size[1], size[0], 3)
+        assert server.connections == 1
+
+
+def test_a_size_above_the_limit_is_never_taken_in(
+    open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.sources.av_feed.SIZE_LIMIT", {"max_pixels": "2000"})
+    with ScriptedServer(serve(packets(PICTURES))) as server:
+        source = open_source(server.url, **OPTIONS)
+        threading.Timer(4.5, source.close).start()
+        assert source.read(memory) is None
+    assert "streaming" not in log.states
