@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from pipeline.chain import RESIDENT_STAGES
 from pipeline.egress import Egress
 from pipeline.orchestrator import AuditPlan, Orchestrator
 from pipeline.tally import FrameName, Tally
-from stages.base import Buffer, Picture
+from stages.base import Buffer, Picture, Source
 from stages.copies import CopyCount
 from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.errors import GpuError, ResidencyError, SourceError, StageError
@@ -155,10 +156,8 @@ class Rig:
         self.stop = threading.Event()
         self.errors: list[Exception] = []
 
-    def run(
-        self, source: CountingSource, frames: int | None = None, max_age_ms: float | None = None
-    ) -> Grab:
-        grab = Grab(source, CPU, mailbox="every", depth=4, frames=frames, max_age_ms=max_age_ms)
+    def run(self, source: Source, frames: int | None = None, **options: Any) -> Grab:
+        grab = Grab(source, CPU, **{"mailbox": "every", "depth": 4, "frames": frames, **options})
         self.tally.upstream = lambda: grab.dropped
         self.egress.start()
         grab.start()
