@@ -30,6 +30,7 @@ SOURCES: Registry[Source] = Registry(
     {
         "phantom": Member("stages.sources.phantom", "PhantomConfig", "PhantomSource"),
         "dicom": Member("stages.sources.dicom", "DicomConfig", "DicomSource"),
+        "camera": Member("stages.sources.camera", "CameraConfig", "CameraSource"),
         "rtsp": Member("stages.sources.rtsp", "RtspConfig", "RtspSource"),
         "zmq": Member("stages.sources.zmq_frames", "ZmqFramesConfig", "ZmqFrameSource"),
         "video": Member("stages.sources.video", "VideoConfig", "VideoSource"),

@@ -214,7 +214,7 @@ def test_another_size_begins_an_epoch(open_source: Open, log: Log, size: tuple[i
 def test_a_size_above_the_limit_is_never_taken_in(
     open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.sources.av_feed.SIZE_LIMIT", {"max_pixels": "2000"})
+    monkeypatch.setattr("stages.sources.av_open.SIZE_LIMIT", {"max_pixels": "2000"})
     with ScriptedServer(serve(packets(PICTURES))) as server:
         source = open_source(server.url, **OPTIONS)
         threading.Timer(4.5, source.close).start()

@@ -23,18 +23,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import av
-import av.logging
 
 from kpi import emit
 from kpi.events import ErrorRaised
 from stages.base import Buffer
-from stages.sources.av_pictures import SIZE_LIMIT, PictureWriter, reason
+from stages.sources.av_open import Address, opened
+from stages.sources.av_pictures import PictureWriter, reason
 from stages.sources.av_times import PacketTimes, Times, stamp_ns
 from stages.sources.feed import Arrival, FeedError
 from stages.sources.region import Region, placed, window_in
@@ -49,18 +47,6 @@ _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
 _DOUBT_S: Final = 0.004
 """So soon after a picture the end of the stream means that it may be half a one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """What to open, and how."""
-
-    url: str = field(repr=False)
-    """With its credentials."""
-    options: Mapping[str, str]
-    """FFmpeg's."""
-    format: str | None = None
-    """FFmpeg's name of the demuxer; None: it looks."""
 
 
 class _Decoded(NamedTuple):
@@ -79,7 +65,8 @@ class AvFeed:
     the streams, and reading a packet may each take so long.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
-    the queue; None: nothing is late. What the times mean is told in `PacketTimes`.
+    the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
+    monotonic clock. What the times mean is told in `PacketTimes`.
     """
 
     def __init__(
@@ -90,13 +77,15 @@ class AvFeed:
         *,
         max_lag_s: float | None = None,
         roi: Region | None = None,
+        monotonic_stamps: bool = False,
     ) -> None:
         self._source_id = source_id
         self._address = address
         self._io_s = io_s
         self._roi = roi
         self._writer = PictureWriter(source_id)
-        self._times = PacketTimes(max_lag_s)
+        self._doubt_s = 0.0 if monotonic_stamps else _DOUBT_S  # a device's are always whole
+        self._times = PacketTimes(max_lag_s, monotonic_stamps)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
         self._over: Exception | None = None
@@ -138,44 +127,29 @@ class AvFeed:
         """The oldest picture that waits, once it is sure to be whole."""
         with self._changed:
             while (now := time.monotonic()) < deadline:
-                if self._decoded and (now >= self._decoded[0].sure_at or self._over):
+                first = self._decoded[0] if self._decoded else None
+                followed = len(self._decoded) > 1 or self._over is not None
+                if first is not None and (followed or now >= first.sure_at):
                     return self._decoded.popleft()
                 if self._over is not None:
                     raise self._over
-                sure_at = self._decoded[0].sure_at if self._decoded else deadline
-                self._changed.wait(min(sure_at, deadline) - now)
+                self._changed.wait(min(deadline, first.sure_at if first else deadline) - now)
         return None
 
     def _run(self) -> None:
         try:
-            self._play()
+            with opened(self._address, self._io_s) as (container, stream):
+                self._follow(container, stream)
             over: Exception = FeedError("the stream ended")
         except FeedError as error:
             over = error
         except Exception as error:  # PyAV raises many kinds; their text holds the address
             over = FeedError(self._words(error))
         with self._changed:
-            while self._decoded and self._decoded[-1].sure_at > time.monotonic():
+            if self._decoded and self._decoded[-1].sure_at > time.monotonic():
                 self._decoded.pop()
             self._over = over
             self._changed.notify_all()
-
-    def _play(self) -> None:
-        av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
-        address = self._address
-        with av.open(
-            address.url,
-            format=address.format,
-            options={**address.options, **SIZE_LIMIT},
-            metadata_errors="ignore",
-            timeout=(self._io_s, self._io_s),
-        ) as container:
-            if not container.streams.video:
-                raise FeedError("there is no video in the stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "NONE"  # frame threads would add a delay each
-            stream.codec_context.options = SIZE_LIMIT
-            self._follow(container, stream)
 
     def _follow(self, container: InputContainer, stream: VideoStream) -> None:
         keyframe_seen = False
@@ -200,7 +174,7 @@ class AvFeed:
                     self._hand_over(picture)
 
     def _hand_over(self, picture: VideoFrame) -> None:
-        decoded = _Decoded(picture, self._times.of(picture), time.monotonic() + _DOUBT_S)
+        decoded = _Decoded(picture, self._times.of(picture), time.monotonic() + self._doubt_s)
         with self._changed:
             if self._closing:
                 return

@@ -19,6 +19,7 @@ _LATE_FOR_S: Final = 5.0
 _WAITED_FOR: Final = ("h264", "hevc", "mpeg4")
 """Codecs whose packets do not tell where a picture ends."""
 _LONGEST_PERIOD_NS: Final = 1_000_000_000
+_OLDEST_NS: Final = 10_000_000_000
 _MOST: Final = 64  # packets whose picture is still to come
 
 
@@ -37,11 +38,13 @@ class PacketTimes:
     one before where FFmpeg waits for the beginning of the next (`_WAITED_FOR`), and less how late
     that was by the sender's clock (see `LagWatch`), so that a queue on the way shows as age; never
     before the one before it. ``max_lag_s`` None: nothing is late. Unix time is the sender's, where
-    its RTCP reports tell it.
+    its RTCP reports tell it. ``monotonic_stamps``: stamps are those of this machine's monotonic
+    clock, and are the time of capture, where they are not older than 10 s.
     """
 
-    def __init__(self, max_lag_s: float | None) -> None:
+    def __init__(self, max_lag_s: float | None, monotonic_stamps: bool = False) -> None:
         self._max_lag_s = max_lag_s
+        self._monotonic_stamps = monotonic_stamps
         self._lag = LagWatch()
         self._late_since_ns: int | None = None
         self._times: dict[int | None, Times] = {}
@@ -55,6 +58,9 @@ class PacketTimes:
         if sent_ns is not None and self._max_lag_s is not None:
             lag_ns = self._lag_ns(arrived_ns, sent_ns, self._max_lag_s)
         captured_ns = arrived_ns - lag_ns - self._period_ns(packet, sent_ns)
+        if self._monotonic_stamps and sent_ns is not None:
+            believed = 0 <= arrived_ns - sent_ns < _OLDEST_NS  # some drivers stamp otherwise
+            captured_ns = sent_ns if believed else captured_ns
         self._captured_ns = max(captured_ns, self._captured_ns)
         while len(self._times) >= _MOST:
             del self._times[next(iter(self._times))]

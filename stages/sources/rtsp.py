@@ -71,7 +71,8 @@ class RtspSource(LiveSource):
         self._password = _password(config)
 
     def _connect(self) -> Feed:
-        from stages.sources.av_feed import Address, AvFeed
+        from stages.sources.av_feed import AvFeed
+        from stages.sources.av_open import Address
 
         config, scheme = self._stream, self._stream.url.scheme
         options = {"protocol_whitelist": _PROTOCOLS[scheme], "format_whitelist": _FORMATS}

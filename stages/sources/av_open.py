@@ -1,0 +1,53 @@
+"""Opening what FFmpeg reads: `Address`, `opened`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import av
+import av.logging
+
+from stages.sources.av_pictures import SIZE_LIMIT
+from stages.sources.feed import FeedError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What to open, and how."""
+
+    url: str = field(repr=False)
+    """With its credentials; or a device."""
+    options: Mapping[str, str]
+    """FFmpeg's."""
+    format: str | None = None
+    """FFmpeg's name of the demuxer; None: it looks."""
+
+
+@contextmanager
+def opened(address: Address, io_s: float) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream, ready to decode.
+
+    Opening, looking at the streams, and reading a packet may each take ``io_s``. Raises
+    `FeedError` where there is no video, else what PyAV raises, whose text holds the address.
+    """
+    av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
+    with av.open(
+        address.url,
+        format=address.format,
+        options={**address.options, **SIZE_LIMIT},
+        metadata_errors="ignore",
+        timeout=(io_s, io_s),
+    ) as container:
+        if not container.streams.video:
+            raise FeedError("there is no video in the stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"  # frame threads would add a delay each
+        stream.codec_context.options = SIZE_LIMIT
+        yield container, stream

@@ -1,0 +1,238 @@
+"""Cameras: recorded bytes in their formats through FFmpeg, and what is said of a device that is
+none. No camera has been at hand."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from rtsp_peer import BARS, RGB, bars
+from test_sources_rtsp import Log, eventually, feed_threads, log, memory
+
+from pipeline.config import load_config
+from stages.errors import ConfigError
+from stages.sources.av_open import Address
+from stages.sources.camera import CameraConfig, CameraSource
+from stages.sources.feed import FeedError
+from stages.sources.v4l2 import _CAPABILITY, _CONTROL, _CONTROL_INFO, V4l2Device, control_name
+
+__all__ = ["log"]  # a fixture
+
+SIZE = (112, 32)
+COUNT = 20
+
+
+def picture_of_bars() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    row = np.repeat(np.array([RGB[name] for name in BARS], np.uint8), SIZE[0] // len(BARS), axis=0)
+    return np.broadcast_to(row, (SIZE[1], *row.shape)).copy()
+
+
+def raw(pixel_format: str) -> bytes:
+    frame = av.VideoFrame.from_ndarray(picture_of_bars(), format="rgb24")
+    return frame.reformat(format=pixel_format).to_ndarray().tobytes() * COUNT
+
+
+class Recorded:
+    """A device that plays a file; `there` is whether it is plugged in."""
+
+    def __init__(self, path: Path, options: dict[str, str], demuxer: str) -> None:
+        self._address = Address(str(path), options, demuxer)
+        self.there = True
+        self.prepared: list[Mapping[str, int]] = []
+        self.asked: list[Mapping[str, str]] = []
+
+    def prepare(self, controls: Mapping[str, int]) -> None:
+        if not self.there:
+            raise FeedError("/dev/video0 is not there")
+        self.prepared.append(controls)
+
+    def address(self, options: Mapping[str, str]) -> Address:
+        self.asked.append(options)
+        return self._address
+
+
+Recording = Callable[..., tuple[CameraSource, Recorded]]
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    made: list[CameraSource] = []
+
+    def make(pixel_format: str, **options: Any) -> tuple[CameraSource, Recorded]:
+        path = tmp_path / "bytes"
+        size = {"video_size": f"{SIZE[0]}x{SIZE[1]}"}
+        if pixel_format == "mjpg":
+            path.write_bytes(mjpg())
+            device = Recorded(path, {}, "mjpeg")
+        else:
+            path.write_bytes(raw(pixel_format))
+            device = Recorded(path, {"pixel_format": pixel_format, **size}, "rawvideo")
+        made.append(CameraSource(CameraConfig.model_validate(options), device))
+        return made[-1], device
+
+    yield make
+    for source in made:
+        source.close()
+
+
+def mjpg() -> bytes:
+    """Pictures one after another, as a camera sends them."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    out = BytesIO()
+    Image.fromarray(picture_of_bars()).save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue() * COUNT
+
+
+@pytest.mark.parametrize("pixel_format", ["yuyv422", "nv12", "mjpg"])
+def test_the_formats_of_cameras_come_out_in_rgb_order(
+    recording: Recording, log: Log, pixel_format: str
+) -> None:
+    source, _ = recording(pixel_format)
+    picture = source.read(memory)
+    assert picture is not None
+    assert picture.pixels.shape == (SIZE[1], SIZE[0], 3)
+    assert bars(picture.pixels) == BARS
+    assert 0 <= time.monotonic_ns() - picture.captured_ns < 60e9
+    assert log.states == ["connecting", "streaming"]
+
+
+def test_a_camera_that_is_unplugged_is_waited_for(recording: Recording, log: Log) -> None:
+    source, device = recording("yuyv422", controls={"gain": 3})
+    picture = source.read(memory)
+    device.there = False  # and the recording ends
+    threading.Timer(2.0, lambda: setattr(device, "there", True)).start()
+    while picture is not None and picture.epoch == 0:
+        picture = source.read(memory)
+    assert picture is not None
+    assert picture.epoch == 1
+    assert "/dev/video0 is not there" in [change.reason for change in log.changes]
+    assert device.prepared == [{"gain": 3}] * 2, "its controls are set again"
+    source.close()
+    eventually(lambda: not feed_threads())
+
+
+def test_what_the_camera_is_asked_for(recording: Recording) -> None:
+    source, device = recording("nv12", format="mjpg", camera_hw=[720, 1280], fps=29.97)
+    assert source.read(memory) is not None
+    assert device.asked == [
+        {"input_format": "mjpeg", "video_size": "1280x720", "framerate": "29.97"}
+    ]
+    assert CameraConfig().options == {}
+    assert (CameraConfig().path, CameraConfig(device=7).path) == ("/dev/video0", "/dev/video7")
+
+
+# The device itself
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/dev/video199", "/dev/video199 is not there"),
+        ("/dev/null", "/dev/null is no video device, expected one such as /dev/video0"),
+        ("/dev/shm", "/dev/shm is no video device, expected one such as /dev/video0"),  # noqa: S108
+    ],
+)
+def test_a_device_that_is_none_is_told_in_one_line(path: str, expected: str) -> None:
+    with pytest.raises(FeedError) as caught:
+        V4l2Device(path).prepare({})
+    assert str(caught.value) == expected
+
+
+def test_a_device_that_is_not_there_is_waited_for_and_told(log: Log) -> None:
+    source = CameraSource(CameraConfig(device=199))
+    threading.Timer(1.0, source.close).start()
+    assert source.read(memory) is None
+    assert log.states[:2] == ["connecting", "reconnecting"]
+    assert log.changes[1].reason == "/dev/video199 is not there"
+
+
+@pytest.mark.parametrize(
+    "device", ["-1", "256", "camera", "/etc/passwd", "/dev/../etc/passwd", "rtsp://cam", "''"]
+)
+def test_what_names_no_device_is_refused(tmp_path: Path, device: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"name: t\nsource: {{kind: camera, device: {device}}}\n"
+        "detector: {kind: none}\nsegmenter: {kind: sam2_image, max_objects: 2}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path))
+    assert "source.device: got " in str(caught.value)
+    assert "expected the N of /dev/videoN, or a path such as /dev/video0" in str(caught.value)
+
+
+class Kernel:
+    """Answers the ioctls of a device, laid out as linux/videodev2.h says."""
+
+    def __init__(self, capabilities: int, controls: dict[int, bytes]) -> None:
+        self._capabilities, self._controls = capabilities, controls
+        self.values: dict[int, int] = {}
+
+    def ioctl(self, handle: int, request: int, data: Any) -> int:
+        if request == 0x80685600:
+            data[:] = _CAPABILITY.pack(b"uvc", b"cam", b"usb", 0, 0x80000000, self._capabilities)
+        elif request == 0xC0445624:
+            after = int.from_bytes(data[:4], "little") & 0x7FFFFFFF
+            number = min((n for n in self._controls if n > after), default=None)
+            if number is None:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            data[:] = _CONTROL_INFO.pack(number, 1, self._controls[number], 0, 9, 1, 0, 0)
+        else:
+            assert request == 0xC008561C
+            number, value = _CONTROL.unpack(data)
+            if value > 9:
+                raise OSError(errno.ERANGE, "Numerical result out of range")
+            self.values[number] = value
+        return 0
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Kernel]:
+    def make(capabilities: int = 1) -> Kernel:
+        kernel = Kernel(capabilities, {0x980900: b"Brightness", 0x98090C: b"White Balance, Auto"})
+        monkeypatch.setattr(fcntl, "ioctl", kernel.ioctl)
+        return kernel
+
+    return make
+
+
+def test_controls_are_set_by_the_names_that_people_know(kernel: Callable[..., Kernel]) -> None:
+    device = kernel()
+    before = len(os.listdir("/proc/self/fd"))
+    V4l2Device("/dev/null").prepare({"white_balance_auto": 0, "brightness": 5})
+    assert list(device.values.items()) == [(0x98090C, 0), (0x980900, 5)]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "controls", "expected"),
+    [
+        (0, {}, "gives no pictures, expected the camera's capture node"),
+        (1, {"shine": 1}, "controls: shine is none of /dev/null: brightness, white_balance_auto"),
+        (1, {"brightness": 99}, "controls: brightness: 99 is refused: Numerical result"),
+    ],
+)
+def test_what_a_device_refuses_is_told(
+    kernel: Callable[..., Kernel], capabilities: int, controls: dict[str, int], expected: str
+) -> None:
+    kernel(capabilities)
+    with pytest.raises(FeedError) as caught:
+        V4l2Device("/dev/null").prepare(controls)
+    assert expected in str(caught.value)
+
+
+def test_the_layouts_are_the_kernels() -> None:
+    assert (_CAPABILITY.size, _CONTROL_INFO.size, _CONTROL.size) == (104, 68, 8)
+    assert control_name("Exposure Time, Absolute") == "exposure_time_absolute"
