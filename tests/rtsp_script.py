@@ -54,7 +54,9 @@ class Rtp:
         return struct.pack(">cBH", b"$", 0, len(header + self.payload)) + header + self.payload
 
 
-def nals(count: int, size: tuple[int, int] = (64, 48), keyframes: int = 10) -> list[list[bytes]]:
+def nals(
+    count: int, size: tuple[int, int] = (64, 48), keyframes: int = 10, slices: int = 1
+) -> list[list[bytes]]:
     """`count` encoded pictures of (width, height), each a brighter grey, as their NAL units."""
     made = av.CodecContext.create("libx264", "w")
     made.width, made.height, made.pix_fmt = *size, "yuv420p"
@@ -62,7 +64,8 @@ def nals(count: int, size: tuple[int, int] = (64, 48), keyframes: int = 10) -> l
     made.options = {
         "preset": "ultrafast",
         "tune": "zerolatency",
-        "x264-params": f"keyint={keyframes}:repeat-headers=1:annexb=1:threads=1:sliced-threads=0",
+        "x264-params": f"keyint={keyframes}:repeat-headers=1:annexb=1:threads=1:sliced-threads=0"
+        f":slices={slices}",
     }
     pictures = []
     for index in range(count):

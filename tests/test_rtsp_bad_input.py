@@ -8,7 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -147,6 +149,63 @@ def test_a_server_that_moves_to_itself_for_ever_is_given_up(open_source: Open, l
     assert log.states[0] == "connecting"
     assert log.states[-1] == "streaming"
     eventually(lambda: not feed_threads())
+
+
+def cut_off() -> list[Rtp | bytes]:
+    """Ten pictures, and of the eleventh, a keyframe, a slice in three."""
+    return [*packets(nals(11, keyframes=10, slices=3))[:-2]]
+
+
+def hang_up(client: socket.socket) -> None:
+    client.shutdown(socket.SHUT_RDWR)
+
+
+def test_half_a_picture_at_the_end_is_not_shown(open_source: Open, log: Log) -> None:
+    with ScriptedServer(serve(cut_off(), then=hang_up), serve(packets(PICTURES))) as server:
+        source = open_source(server.url, **OPTIONS)
+        shown = 0
+        while (picture := source.read(memory)) is not None and picture.epoch == 0:
+            shown += 1
+    assert shown == 10
+
+
+def test_ffmpeg_would_show_it() -> None:
+    with (
+        ScriptedServer(serve(cut_off(), then=hang_up)) as server,
+        av.open(server.url, options={"rtsp_transport": "tcp", "probesize": "32"}) as stream,
+    ):
+        assert sum(1 for _ in stream.decode(video=0)) == 11
+
+
+def test_a_stream_that_stays_late_shows_its_age_and_is_connected_to_anew(
+    open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.sources.av_times._LATE_FOR_S", 0.5)
+    slow = [replace(one, wait_s=2 * one.wait_s) for one in packets(PICTURES)]
+    with ScriptedServer(serve(slow)) as server:
+        source = open_source(server.url, max_lag_s=0.3, **OPTIONS)
+        ages_s = []
+
+        def new_epoch(picture: Picture) -> bool:
+            ages_s.append((time.monotonic_ns() - picture.captured_ns) / 1e9)
+            return picture.epoch == 1
+
+        read_until(source, new_epoch)
+        assert server.connections == 2
+    assert max(ages_s) > 0.3
+    assert "late and does not catch up" in str(log.changes[2].reason)
+
+
+def test_a_clock_that_is_not_to_be_believed_makes_nothing_late(
+    open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.sources.av_times._LATE_FOR_S", 0.5)
+    slow = [replace(one, wait_s=2 * one.wait_s) for one in packets(PICTURES[:60])]
+    with ScriptedServer(serve(slow)) as server:
+        source = open_source(server.url, max_lag_s=None, **OPTIONS)
+        for _ in range(50):
+            assert source.read(memory) is not None
+        assert server.connections == 1
 
 
 # Streams that are odd, and go on

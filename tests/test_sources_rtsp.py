@@ -153,6 +153,8 @@ def test_times_keep_the_rate_and_unix_time_is_the_senders(
     assert all(stamps)
     steps = np.diff(np.array(stamps, np.int64)) / 1e6
     assert np.allclose(steps, 40.0, atol=1.0), "25 a second, by the sender's clock"
+    age_ms = (time.monotonic_ns() - pictures[-1].captured_ns) / 1e6
+    assert age_ms >= 40.0, "FFmpeg waits for the next to begin, and that counts"
     captured = [picture.captured_ns for picture in pictures]
     assert captured == sorted(captured)
 

@@ -9,13 +9,6 @@ thread is the only one that touches the container. `close` tells it to stop and 
 for it; it notices with the next packet, or when the clock says so, at most ``io_s`` later (in the
 worst case of a server that stalls while it is being opened, twice that), and closes the
 container itself. Nothing is left behind then.
-
-Note [Half pictures]
-~~~~~~~~~~~~~~~~~~~~
-FFmpeg knows that a picture is whole when the next one begins. Where a stream breaks off it gives
-what it has of the last one, decodes it as if it were whole, with what is missing made up, and
-only the call after that fails. So a picture is shown when no failure followed it at once, and
-one that came when the clock ran out is not shown.
 """
 
 from __future__ import annotations
@@ -45,24 +38,20 @@ if TYPE_CHECKING:
 _JOIN_S: Final = 0.1
 _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
-_DOUBT_S: Final = 0.004
-"""So soon after a picture the end of the stream means that it may be half a one."""
 
 
 class _Decoded(NamedTuple):
     picture: VideoFrame
     times: Times
-    sure_at: float
-    """Monotonic seconds; see Note [Half pictures]."""
 
 
 class AvFeed:
     """A `Feed`; see Note [Why a thread, and how it ends].
 
-    Pictures begin with a keyframe, and again with one after a packet that does not decode, so
-    that nothing is shown that only half arrived. A reader that falls behind loses the oldest
-    pictures, which is told as an `error` event, once a connection. ``io_s``: opening, looking at
-    the streams, and reading a packet may each take so long.
+    Pictures begin with a keyframe, and again with one after a picture of which something is
+    missing, so that nothing is shown that only half arrived. A reader that falls behind loses
+    the oldest pictures, which is told as an `error` event, once a connection. ``io_s``: opening,
+    looking at the streams, and reading a packet may each take so long.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -84,7 +73,6 @@ class AvFeed:
         self._io_s = io_s
         self._roi = roi
         self._writer = PictureWriter(source_id)
-        self._doubt_s = 0.0 if monotonic_stamps else _DOUBT_S  # a device's are always whole
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
@@ -100,10 +88,13 @@ class AvFeed:
 
     def read(self, buffer: Buffer, timeout_s: float) -> Arrival | None:
         """See `stages.sources.feed.Feed.read`."""
-        decoded = self._next(time.monotonic() + timeout_s)
-        if decoded is None:
-            return None
-        picture, times, _ = decoded
+        with self._changed:
+            self._changed.wait_for(lambda: self._decoded or self._over, timeout_s)
+            if not self._decoded:
+                if self._over is not None:
+                    raise self._over
+                return None
+            picture, times = self._decoded.popleft()
         height, width, *colours = self._writer.shape_of(picture)
         window = window_in(self._roi, (height, width), self._source_id)
         pixels = buffer((*window.size_hw, *colours))
@@ -123,19 +114,6 @@ class AvFeed:
             self._decoded.clear()
         self._thread.join(_JOIN_S)
 
-    def _next(self, deadline: float) -> _Decoded | None:
-        """The oldest picture that waits, once it is sure to be whole."""
-        with self._changed:
-            while (now := time.monotonic()) < deadline:
-                first = self._decoded[0] if self._decoded else None
-                followed = len(self._decoded) > 1 or self._over is not None
-                if first is not None and (followed or now >= first.sure_at):
-                    return self._decoded.popleft()
-                if self._over is not None:
-                    raise self._over
-                self._changed.wait(min(deadline, first.sure_at if first else deadline) - now)
-        return None
-
     def _run(self) -> None:
         try:
             with opened(self._address, self._io_s) as (container, stream):
@@ -146,8 +124,6 @@ class AvFeed:
         except Exception as error:  # PyAV raises many kinds; their text holds the address
             over = FeedError(self._words(error))
         with self._changed:
-            if self._decoded and self._decoded[-1].sure_at > time.monotonic():
-                self._decoded.pop()
             self._over = over
             self._changed.notify_all()
 
@@ -157,7 +133,7 @@ class AvFeed:
         for packet in container.demux(stream):
             if self._closing:
                 return
-            if self._is_out_of_time():
+            if self._is_out_of_time():  # what it had begun to wait for, long ago
                 raise FeedError(f"no answer for {self._io_s:g} s")
             self._asked = time.monotonic()
             keyframe_seen |= packet.is_keyframe
@@ -170,11 +146,13 @@ class AvFeed:
                 keyframe_seen = False
                 continue
             for picture in pictures:
-                if not picture.is_corrupt:
+                if picture.is_corrupt:
+                    keyframe_seen = False
+                else:
                     self._hand_over(picture)
 
     def _hand_over(self, picture: VideoFrame) -> None:
-        decoded = _Decoded(picture, self._times.of(picture), time.monotonic() + self._doubt_s)
+        decoded = _Decoded(picture, self._times.of(picture))
         with self._changed:
             if self._closing:
                 return

@@ -48,6 +48,8 @@ def opened(address: Address, io_s: float) -> Iterator[tuple[InputContainer, Vide
         if not container.streams.video:
             raise FeedError("there is no video in the stream")
         stream = container.streams.video[0]
-        stream.thread_type = "NONE"  # frame threads would add a delay each
+        # Frame threads would add a delay each; with slice threads FFmpeg does not tell of a
+        # picture that something is missing.
+        stream.thread_type = "NONE"
         stream.codec_context.options = SIZE_LIMIT
         yield container, stream
