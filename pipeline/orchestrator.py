@@ -162,7 +162,7 @@ class Orchestrator:
         if self._warm:
             return True
         self.heart.rest()  # it may compile for minutes
-        warm_up(self._chain, frame.size_hw, frame.rgb.device)
+        warm_up(self._chain, frame.size_hw, frame.rgb.device, frame.origin_yx)
         self.heart.beat()
         self._warm = True
         stale = grab.too_old(frame.captured_ns)

@@ -40,12 +40,19 @@ class RunStatus:
             "not_live": self.health.not_live(),
         }
 
+    def _source_row(self) -> str:
+        source = self.health.source
+        if source is None:
+            return "-"
+        return f"{source.state} ({source.reason})" if source.reason else source.state
+
     def rows(self) -> dict[str, str]:
         """The run now, for a person."""
         tally, latency = self._tally, self._tally.latency_ms
         p50, p99 = latency.at(0.5), latency.at(0.99)
         shown = "-" if p50 is None or p99 is None else f"{p50:.1f} / {p99:.1f} ms (p50 / p99)"
         return {
+            "source": self._source_row(),
             "frames": str(tally.published),
             "rate": f"{tally.recent_fps:.1f} frames/s",
             "latency": shown,

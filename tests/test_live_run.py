@@ -114,7 +114,11 @@ def test_it_begins_without_its_camera_and_lets_out_no_secret(
     process.send_signal(signal.SIGINT)
     run.said += [text.encode() for text in process.communicate(timeout=WAIT_S)]
     assert process.returncode == 0
-    frames = json.loads((run.folder / "summary.json").read_text())["frames"]
+    summary = json.loads((run.folder / "summary.json").read_text())
+    copies = summary["host_copies"]
+    hot = [copies[f"hot_path_{what}"] for what in ("d2h", "h2d", "syncs")]
+    assert hot == [0, 0, 0], "warmed up with the first frame, before it was watched"
+    frames = summary["frames"]
     assert frames["grabbed"] == frames["published"] + sum(frames["dropped"].values()) > 0
     states = [event["state"] for event in run.events("source_state")]
     assert states[:3] == ["connecting", "reconnecting", "streaming"]

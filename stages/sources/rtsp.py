@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -51,6 +52,10 @@ class RtspConfig(LiveSection):
     """The environment variable that holds the password; wins over the one in `url`."""
     transport: Literal["tcp", "udp"] = "tcp"
     """How RTSP carries the pictures; over udp, some are lost where the network is."""
+    tls_verify: bool = True
+    """Whether rtsps and https servers must show a certificate that `tls_ca` vouches for."""
+    tls_ca: str | None = Field(default=None, min_length=1)
+    """A PEM file of authorities, or of a camera's own certificate; null: this machine's."""
     max_lag_s: float | None = Field(default=3.0, gt=0, le=3600)
     """A stream that comes later than by this, by the sender's own clock, for some seconds, is
     connected to anew, so that a queue on the way does not last; null: the sender's clock is not
@@ -79,6 +84,8 @@ class RtspSource(LiveSource):
         is_rtsp = scheme in ("rtsp", "rtsps")
         if is_rtsp:
             options |= {**_RTSP_OPTIONS, "rtsp_transport": config.transport}
+        if scheme in ("rtsps", "https"):
+            options |= _tls(config)
         url = config.url.reveal(config.username, self._password)
         address = Address(url, options, "rtsp" if is_rtsp else None)
         return AvFeed(
@@ -88,6 +95,13 @@ class RtspSource(LiveSource):
             max_lag_s=config.max_lag_s,
             roi=config.roi,
         )
+
+
+def _tls(config: RtspConfig) -> dict[str, str]:
+    if not config.tls_verify:
+        return {"tls_verify": "0"}
+    paths = ssl.get_default_verify_paths()
+    return {"tls_verify": "1", "ca_file": config.tls_ca or paths.cafile or ""}
 
 
 def _password(config: RtspConfig) -> str | None:
