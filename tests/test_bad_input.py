@@ -123,7 +123,9 @@ def name_with_a_slash(folder: Path, _: ExitStack) -> Bad:
 
 @bad_input
 def unknown_kind(folder: Path, _: ExitStack) -> Bad:
-    return Bad([config(folder, "kind: phantom", "kind: camera")], ["source", "camera", "phantom"])
+    return Bad(
+        [config(folder, "kind: phantom", "kind: telescope")], ["source", "telescope", "phantom"]
+    )
 
 
 @representative

@@ -23,6 +23,7 @@ SHOWN = {
     ),
     "rtsp://[::1]:554/x": "rtsp://[::1]:554/x",
     "udp://:5000": "udp://:5000",
+    "RTSP://Cam/Live": "rtsp://Cam/Live",
     "rtsp://CANARY:CANARY@cam/live": "rtsp://***@cam/live",
     "rtsp://CANARY@cam/live": "rtsp://***@cam/live",
     "rtsp://me:p@CANARY@cam:554/live": "rtsp://***@cam:554/live",

@@ -13,7 +13,7 @@ SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "udp", "srt")
 HIDDEN: Final = "***"
 _MAX_CHARACTERS: Final = 2048
 _URL: Final = re.compile(
-    r"(?P<scheme>[a-z]+)://(?:(?P<userinfo>[^/?#]*)@)?"
+    r"(?P<scheme>[A-Za-z]+)://(?:(?P<userinfo>[^/?#]*)@)?"
     r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?(?P<rest>[/?#].*)?"
 )
 _SECRET: Final = re.compile(
@@ -38,7 +38,7 @@ class StreamUrl:
         match = _URL.fullmatch(text)
         if match is None or len(text) > _MAX_CHARACTERS or not text.isprintable() or " " in text:
             _refuse(f"cannot be read, {_EXPECTED}")
-        self.scheme, self._host, rest = match["scheme"], match["host"], match["rest"] or ""
+        self.scheme, self._host, rest = match["scheme"].lower(), match["host"], match["rest"] or ""
         if self.scheme not in SCHEMES:
             _refuse(f"scheme {self.scheme}, {_EXPECTED}")
         if "@" in rest or (not self._host and self.scheme not in ("udp", "srt")):
