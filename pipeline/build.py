@@ -32,6 +32,7 @@ SOURCES: Registry[Source] = Registry(
         "dicom": Member("stages.sources.dicom", "DicomConfig", "DicomSource"),
         "camera": Member("stages.sources.camera", "CameraConfig", "CameraSource"),
         "rtsp": Member("stages.sources.rtsp", "RtspConfig", "RtspSource"),
+        "images": Member("stages.sources.images", "ImagesConfig", "ImagesSource"),
         "zmq": Member("stages.sources.zmq_frames", "ZmqFramesConfig", "ZmqFrameSource"),
         "video": Member("stages.sources.video", "VideoConfig", "VideoSource"),
     }

@@ -146,7 +146,7 @@ def test_what_starts_prometheus_is_no_config_of_a_run() -> None:
     assert (shipped_configs() / "compose.yaml").is_file()
     message = refusal("compose")
     assert "no such file" in message
-    assert message.endswith("one of camera, demo, rtsp, ultrasound_cine, video, zmq)")
+    assert message.endswith("one of camera, demo, images, rtsp, ultrasound_cine, video, zmq)")
 
 
 def test_a_folder_is_not_a_config(tmp_path: Path) -> None:

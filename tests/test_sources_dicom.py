@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import traceback
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import ValidationError
 from pydicom import dcmread, examples
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -317,6 +319,12 @@ def change(**values: Any) -> Change:
     return apply
 
 
+def private(ds: Dataset) -> None:
+    """A vendor's own element with the patient's name in it."""
+    ds.add_new((0x0009, 0x0010), "LO", "VENDOR")
+    ds.add_new((0x0009, 0x1001), "LO", CANARY)
+
+
 def compressed(syntax: str) -> Change:
     def apply(ds: Dataset) -> None:
         ds.file_meta.TransferSyntaxUID = syntax
@@ -330,7 +338,7 @@ class TestFilesOfNoUse:
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
-            (change(NumberOfFrames=1), "one frame"),
+            (change(NumberOfFrames=1), "one frame, expected a cine, or a folder"),
             (change(NumberOfFrames=None), "one frame"),
             (change(NumberOfFrames=2**31 - 1), "claims .* pixels in all"),
             (change(Rows=65535, Columns=65535), "65535x65535"),
@@ -390,12 +398,30 @@ class TestFilesOfNoUse:
         with pytest.raises(SourceError, match="frame 3 of 3 does not decode"):
             source.read(fresh)
 
+    def test_a_compressed_bomb_is_not_shown(self, tmp_path: Path) -> None:
+        """The header says 16x16, the compressed frames 4000x4000."""
+        data = io.BytesIO()
+        Image.fromarray(np.zeros((4000, 4000), np.uint8)).save(data, "JPEG")
+        ds = cine(ramp())
+        ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        ds.PixelData = encapsulate([data.getvalue()] * 3)
+        ds["PixelData"].is_undefined_length = True
+        assert len(ds.PixelData) < 3 * 300_000
+        with pytest.raises(SourceError, match="source dicom: frame 1 of 3"):
+            opened(save(ds, tmp_path))
+
+    def test_without_a_preamble_it_is_none(self, tmp_path: Path) -> None:
+        path = Path(save(cine(ramp()), tmp_path))
+        path.write_bytes(path.read_bytes()[132:])
+        with pytest.raises(SourceError, match="the file is no DICOM file"):
+            opened(str(path))
+
     def test_burned_in_text_can_be_allowed(self, tmp_path: Path) -> None:
         ds = cine(ramp())
         ds.BurnedInAnnotation = "YES"
         assert len(read_all(opened(save(ds, tmp_path), allow_burned_in=True))) == 3
 
-    @pytest.mark.parametrize("path", ["nowhere.dcm", ".", "a\0b", "pydicom:nothing"])
+    @pytest.mark.parametrize("path", ["nowhere.dcm", "/dev/null", "a\0b", "pydicom:nothing"])
     def test_a_path_that_names_no_file(self, path: str) -> None:
         with pytest.raises(ConfigError, match="source dicom: path"):
             opened(path)
@@ -407,7 +433,7 @@ class TestPrivacy:
         "spoil",
         [
             change(NumberOfFrames=1), change(PixelData=None), change(PatientName=f"{CANARY}\\x"),
-            change(FrameTime=None), compressed(JPEGBaseline8Bit), change(BitsStored=None),
+            change(FrameTime=None), compressed(JPEGBaseline8Bit), change(BitsStored=None), private,
         ],
     )  # fmt: skip
     def test_nothing_of_a_patient_or_a_path_is_told(

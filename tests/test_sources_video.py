@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -207,6 +208,30 @@ class TestTimes:
         assert list(dict.fromkeys(seen)) == [(0, (48, 64, 3)), (1, (96, 80, 3))]
         assert len(seen) >= 11  # the splice may cost the last picture before it
 
+    @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mpeg4"), ("a.ts", "mpeg2video")])
+    @pytest.mark.parametrize("start_s", [0.0, 0.04, 0.5, 0.799, 0.92])
+    def test_it_can_begin_anywhere(
+        self, tmp_path: Path, name: str, codec: str, start_s: float
+    ) -> None:
+        path = write(tmp_path / name, shades(24), codec=codec, gop_size=6)
+        first = math.ceil(start_s * 25 - 1e-6)
+        source = opened(path, start_s=start_s, loop=True)
+        pictures = read_all(source, 2 * (24 - first))
+        assert_shades(pictures, [*range(first, 24)] * 2)
+        assert [picture.epoch for picture in pictures] == [0] * (24 - first) + [1] * (24 - first)
+
+    def test_far_into_a_long_one_it_seeks(self, tmp_path: Path) -> None:
+        pictures = [np.full((48, 64, 3), n % 25 * 10, np.uint8) for n in range(300)]
+        path = write(tmp_path / "a.mp4", pictures, gop_size=25)
+        source = opened(path, start_s=11.2)
+        assert_shades(read_all(source), [n % 25 for n in range(280, 300)])
+        assert source._file.decoded < 200
+
+    def test_not_after_its_end(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.mp4", shades(5))
+        with pytest.raises(SourceError, match=r"start_s: the file has no picture 0.2 s after"):
+            opened(path, start_s=0.2)
+
     def test_close_wakes_a_read_that_waits(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.mkv", shades(3), codec="ffv1", stamps_ms=[0, 9000, 18_000])
         source = opened(path, realtime=True)
@@ -265,13 +290,38 @@ class TestFilesOfNoUse:
         with pytest.raises(SourceError, match=r"^source video: the file is no readable video"):
             opened(path)
 
-    def test_a_playlist_in_disguise_opens_nothing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("content", "format_name"),
+        [
+            ("ffconcat version 1.0\nfile private.mp4\n", "concat"),
+            ("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nprivate.ts\n#EXT-X-ENDLIST\n", "hls"),
+        ],
+    )
+    def test_a_playlist_in_disguise_opens_nothing(
+        self, tmp_path: Path, content: str, format_name: str
+    ) -> None:
         write(tmp_path / "private.mp4", shades(3))
+        write(tmp_path / "private.ts", shades(3), codec="mpeg2video")
         playlist = tmp_path / "a.mp4"
-        playlist.write_text("ffconcat version 1.0\nfile private.mp4\n")
-        assert av.open(str(playlist)).format.name == "concat"  # FFmpeg alone would follow it
+        playlist.write_text(content)
+        if format_name == "concat":  # FFmpeg alone would follow it
+            assert av.open(str(playlist)).format.name == format_name
         with pytest.raises(SourceError, match="no readable video, expected one of the containers"):
             opened(playlist)
+
+    @pytest.mark.parametrize("size_hw", [(1, 1), (1, 65), (3, 2)])
+    def test_the_smallest_pictures(self, tmp_path: Path, size_hw: tuple[int, int]) -> None:
+        path = write(tmp_path / "a.mkv", shades(3, size_hw), codec="ffv1", pix_fmt="bgr0")
+        assert_shades(read_all(opened(path)), range(3))
+
+    def test_a_file_that_grows_ends_where_it_ended(self, tmp_path: Path) -> None:
+        path = Path(write(tmp_path / "a.ts", noise(40), codec="mpeg2video"))
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        source = opened(path)
+        before = len(read_all(source, 5))
+        path.write_bytes(content)
+        assert before + len(read_all(source)) <= 40
 
     def test_a_file_named_like_an_address_is_a_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,6 +41,12 @@ class Region:
         """Whether both axes are lengths, and not time, velocity or a spectrum."""
         return self.spatial_format == _TWO_D and self.units_x == self.units_y == _CENTIMETRES
 
+    def lies_in(self, size_hw: tuple[int, int]) -> bool:
+        """Whether it is one of a picture of this size; corners may name the last pixel or, as
+        some machines do, the one after it."""
+        height, width = size_hw
+        return 0 <= self.x0 < self.x1 <= width and 0 <= self.y0 < self.y1 <= height
+
     @property
     def spacing_mm(self) -> tuple[float, float]:
         """(y, x) millimetres per pixel."""
@@ -59,8 +65,7 @@ def calibrate(regions: Sequence[Region], size_hw: tuple[int, int]) -> Calibratio
     """The scale that all spatial regions share, or None where it cannot be trusted.
 
     A region that reaches beyond the picture shows that the picture was scaled or cropped after
-    the scale was written, so no region of the file is believed then. Corners may name the last
-    pixel or, as some machines do, the one after it.
+    the scale was written, so no region of the file is believed then.
     """
     spatial = [region for region in regions if region.is_spatial]
     if not spatial:
@@ -68,7 +73,7 @@ def calibrate(regions: Sequence[Region], size_hw: tuple[int, int]) -> Calibratio
     height, width = size_hw
     for region in spatial:
         corners = f"region ({region.x0},{region.y0})-({region.x1},{region.y1})"
-        if not (0 <= region.x0 < region.x1 <= width and 0 <= region.y0 < region.y1 <= height):
+        if not region.lies_in(size_hw):
             return Calibration(None, f"{corners} does not lie in the {width}x{height} picture")
         if not all(0 < mm <= _MAX_MM for mm in region.spacing_mm):  # NaN fails too
             return Calibration(None, f"{corners} has no usable pixel size")
@@ -77,6 +82,20 @@ def calibrate(regions: Sequence[Region], size_hw: tuple[int, int]) -> Calibratio
         if not all(math.isclose(a, b, rel_tol=_SAME) for a, b in zip(first, other, strict=True)):
             return Calibration(None, "the regions of the picture have different scales")
     return Calibration(first, f"from {len(spatial)} calibrated region(s)")
+
+
+def spatial_bounds(
+    regions: Sequence[Region], size_hw: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 (columns x0..x1-1, rows y0..y1-1) around all spatial regions; None where
+    there is none, or one reaches beyond the picture."""
+    spatial = [region for region in regions if region.is_spatial]
+    height, width = size_hw
+    if not spatial or any(not region.lies_in(size_hw) for region in spatial):
+        return None
+    x0, y0 = min(region.x0 for region in spatial), min(region.y0 for region in spatial)
+    x1, y1 = max(region.x1 for region in spatial) + 1, max(region.y1 for region in spatial) + 1
+    return x0, y0, min(x1, width), min(y1, height)
 
 
 def read_regions(items: Iterable[Dataset]) -> tuple[Region, ...]:

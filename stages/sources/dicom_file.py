@@ -47,24 +47,36 @@ class CineFile:
 
     Raises `SourceError` for what is no DICOM file, a single frame, missing, oversized or
     unreadable pixels, a codec that is not installed, and text burned into the picture unless
-    ``allow_burned_in``.
+    ``allow_burned_in``. One ``of_several`` holds a single frame, and is shown as the ``first``
+    of them is; ``where`` says which of them it is.
     """
 
-    def __init__(self, path: Path, source_id: str, *, allow_burned_in: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source_id: str,
+        *,
+        allow_burned_in: bool,
+        of_several: bool = False,
+        first: CineFile | None = None,
+        where: str = "",
+    ) -> None:
         self._path = path
-        self._name = f"source {source_id}"
+        self._name = f"source {source_id}{where}"
+        self._of_several = of_several
         header = self._read_header()
         try:
             self._check(header, allow_burned_in)
             height, width = self.size_hw = int(header.Rows), int(header.Columns)
             check_size(source_id, self.size_hw)
             self.timing: CineTiming | None = read_timing(header, self.count)
-            regions = read_regions(header.get("SequenceOfUltrasoundRegions") or ())
-            self.calibration: Calibration = calibrate(regions, self.size_hw)
+            self.regions = read_regions(header.get("SequenceOfUltrasoundRegions") or ())
+            self.calibration: Calibration = calibrate(self.regions, self.size_hw)
             self._stored_shape: tuple[int, ...] = (height, width)
             if header.PhotometricInterpretation in _COLOUR:
                 self._stored_shape = (height, width, 3)
-            self._table = self._make_table(header)
+            self.stored = _stored(header)
+            self._table = self._make_table(header) if first is None else self._table_of(first)
         except SourceError:
             raise
         except Exception as error:  # a hostile header can break any conversion
@@ -81,7 +93,7 @@ class CineFile:
 
         Raises `SourceError` naming the frame that does not decode.
         """
-        with _open(self._path) as file, closing(_decoded(file)) as decoded:
+        with open_unnamed(self._path) as file, closing(_decoded(file)) as decoded:
             for number in range(1, self.count + 1):
                 yield self._decode(decoded, f"{self._name}: frame {number} of {self.count}")
 
@@ -110,7 +122,7 @@ class CineFile:
 
     def _read_header(self) -> Dataset:
         try:
-            with _open(self._path) as file:
+            with open_unnamed(self._path) as file:
                 return dcmread(file, stop_before_pixels=True, specific_tags=list(_HEADER))
         except InvalidDicomError as error:
             raise SourceError(f"{self._name}: the file is no DICOM file") from error
@@ -129,8 +141,15 @@ class CineFile:
             raise SourceError(f"{self._name}: the file holds no picture size")
         self.count = int(header.get("NumberOfFrames") or 1)
         total = int(header.Rows) * int(header.Columns) * self.count
-        if self.count < 2:
-            raise SourceError(f"{self._name}: the file holds one frame, expected a cine")
+        if self._of_several and self.count != 1:
+            raise SourceError(
+                f"{self._name}: the file holds {self.count} frames, expected one in each file of "
+                "a folder"
+            )
+        if self.count < 2 and not self._of_several:
+            raise SourceError(
+                f"{self._name}: the file holds one frame, expected a cine, or a folder of such"
+            )
         if total > _MAX_TOTAL_PIXELS:
             raise SourceError(
                 f"{self._name}: the header claims {total} pixels in all, "
@@ -159,6 +178,14 @@ class CineFile:
                 "for which no codec is installed"
             )
 
+    def _table_of(self, first: CineFile) -> DisplayTable | None:
+        if self.stored != first.stored:
+            raise SourceError(
+                f"{self._name}: the picture is {self.stored}, expected {first.stored} as in the "
+                "first"
+            )
+        return first._table
+
     def _make_table(self, header: Dataset) -> DisplayTable | None:
         """How stored values show; decodes the first frame, so that a file of no use is refused
         when it is opened."""
@@ -170,11 +197,18 @@ class CineFile:
         return palette_table(header) if header.PhotometricInterpretation == _PALETTE else None
 
 
+def _stored(header: Dataset) -> str:
+    """What must be the same in all files of a series, so that one table shows them all."""
+    sign = "signed" if header.get("PixelRepresentation") else "unsigned"
+    kind = f"{header.PhotometricInterpretation}, {header.BitsStored} bits {sign}"
+    return f"{header.Columns}x{header.Rows} {kind}"
+
+
 def _decoded(file: BinaryIO) -> Generator[NDArray[Any], None, None]:
     """The frames as stored, but YBR as RGB, which is pydicom's default."""
     yield from iter_pixels(file)
 
 
-def _open(path: Path) -> BinaryIO:
+def open_unnamed(path: Path) -> BinaryIO:
     """A file whose `name` is a number, so that no warning of pydicom's can tell the path."""
     return open(os.open(path, os.O_RDONLY), "rb")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ def even_timing(period_ms: float, frames: int) -> CineTiming:
     """``frames`` frames, ``period_ms`` apart."""
     times = [round(index * period_ms * 1e6) for index in range(frames + 1)]
     return CineTiming(tuple(times[:-1]), times[-1])
+
+
+def timing_at(seconds: Sequence[float]) -> CineTiming | None:
+    """Frames that were taken at ``seconds``; None where these do not rise."""
+    steps_ms = [(b - a) * 1e3 for a, b in pairwise(seconds)]
+    if not steps_ms or min(steps_ms) < 0 or sum(steps_ms) <= 0:
+        return None
+    return _stepped(steps_ms)
 
 
 def read_timing(header: Dataset, frames: int) -> CineTiming | None:
@@ -52,8 +60,13 @@ def _vector(value: object, frames: int) -> CineTiming | None:
     steps_ms = [float(step) for step in value][1:]
     if not all(math.isfinite(step) and step >= 0 for step in steps_ms) or sum(steps_ms) <= 0:
         return None
+    return _stepped(steps_ms)
+
+
+def _stepped(steps_ms: Sequence[float]) -> CineTiming:
+    """The next pass begins one mean step after the last frame."""
     offsets = tuple(round(ms * 1e6) for ms in accumulate(steps_ms, initial=0.0))
-    return CineTiming(offsets, round(offsets[-1] * frames / (frames - 1)))
+    return CineTiming(offsets, round(offsets[-1] * (len(steps_ms) + 1) / len(steps_ms)))
 
 
 def _positive(value: object) -> float | None:

@@ -35,6 +35,8 @@ class VideoConfig(SourceConfig):
     """False: as fast as asked."""
     loop: bool = False
     """Start again at the end, for ever; each pass is an epoch of its own."""
+    start_s: float = Field(default=0.0, ge=0, le=1e6, strict=True)
+    """Begin so far into the file; so does each pass."""
 
 
 class VideoSource(PacedSource):
@@ -111,7 +113,7 @@ class VideoSource(PacedSource):
     def _open(self, source_id: str) -> tuple[VideoFile, Iterator[VideoFrame]]:
         from stages.sources.video_file import VideoFile
 
-        file = VideoFile(self._path, source_id)
+        file = VideoFile(self._path, source_id, self._config.start_s)
         return file, file.pictures()
 
     def _release(self) -> None:

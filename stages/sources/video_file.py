@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import av
@@ -27,6 +28,8 @@ FORMATS: Final = ("mov", "matroska", "avi", "mpegts", "mpeg", "ogg", "nut")
 """FFmpeg's names of the containers that are opened (mov is mp4 too, matroska is webm too).
 Playlists (HLS, DASH, ffconcat) are not among them: they name other files and addresses."""
 
+_RUN_UP_S: Final = 5.0  # decoded and thrown away: not every container finds its keyframes
+_STAMP_NS: Final = 1_000_000  # a millisecond: as coarse as stamps in a file may be
 _NOMINAL_NS: Final = 33_333_333  # where the file tells no usable rate
 
 
@@ -35,20 +38,22 @@ class VideoFile:
 
     FFmpeg may open nothing but this file, reads only the containers in `FORMATS`, and refuses
     pictures above the size limit before it allocates them. Raises `SourceError` where the file
-    is no such container, holds no video, or nothing in it decodes.
+    is no such container, holds no video, nothing in it decodes, or nothing from ``start_s`` on.
     """
 
     undecodable: int
     """Packets so far that did not decode."""
+    decoded: int
+    """Pictures so far that did, also those before the start."""
     period_ns: int
     """Nominal time between two pictures."""
     shape: tuple[int, ...]
     """`shape_of` the first picture."""
 
-    def __init__(self, path: Path, source_id: str) -> None:
+    def __init__(self, path: Path, source_id: str, start_s: float = 0.0) -> None:
         av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
         self._source_id = source_id
-        self.undecodable = 0
+        self.undecodable = self.decoded = 0
         self._writer = PictureWriter(source_id)
         self._container = self._open(path)
         try:
@@ -56,7 +61,7 @@ class VideoFile:
             rate = self._stream.average_rate
             self.period_ns = round(1e9 / rate) if rate and 0 < rate <= 1000 else _NOMINAL_NS
             self._pictures = self._decode()
-            self._first = self._decode_first()
+            self._first = self._decode_first() if not start_s else self._seek(start_s)
             self.shape = self.shape_of(self._first)
         except BaseException:
             self.close()
@@ -132,7 +137,24 @@ class VideoFile:
             except av.FFmpegError:
                 self.undecodable += 1
                 continue
+            self.decoded += len(decoded)
             yield from decoded
+
+    def _seek(self, start_s: float) -> VideoFrame:
+        """The first picture stamped ``start_s`` after the stream's begin, or later."""
+        begin, base = self._stream.start_time, self._stream.time_base
+        begin_s = float(begin * base) if begin is not None and base is not None else 0.0
+        if start_s > _RUN_UP_S:
+            with suppress(av.FFmpegError):  # what cannot seek is read from its begin
+                self._container.seek(round((begin_s + start_s - _RUN_UP_S) * 1e6))
+        for picture in self._pictures:
+            stamp_ns = self.stamp_ns(picture)
+            if stamp_ns is not None and stamp_ns >= round((begin_s + start_s) * 1e9) - _STAMP_NS:
+                return picture
+        raise SourceError(
+            f"source {self._source_id}: start_s: the file has no picture {start_s:g} s after its "
+            "begin, expected a time before its end"
+        )
 
     def _decode_first(self) -> VideoFrame:
         first = next(self._pictures, None)
