@@ -37,9 +37,9 @@ class Letterbox:
         self._pads = (self.left, free_x - self.left, self.top, free_y - self.top)
         # The real scale of each axis: rounding makes it differ a little from `scale`.
         step_y, step_x = height / self.inner_hw[0], width / self.inner_hw[1]
-        self._offset = torch.tensor([self.left, self.top] * 2, dtype=torch.float32, device=device)
-        self._step = torch.tensor([step_x, step_y] * 2, dtype=torch.float32, device=device)
-        self._limit = torch.tensor([width, height] * 2, dtype=torch.float32, device=device)
+        self._offset = _twice(self.left, self.top, device)
+        self._step = _twice(step_x, step_y, device)
+        self._limit = _twice(width, height, device)
 
     def fit(self, rgb: Tensor) -> Tensor:
         """uint8 (3, *frame_hw) to float32 (1, 3, *input_hw), 0..1.
@@ -61,3 +61,12 @@ class Letterbox:
         """float32 (K, 4) in input pixels to frame pixels, cut off at the frame's edges."""
         boxes = (boxes_xyxy - self._offset) * self._step
         return torch.minimum(boxes.clamp(min=0), self._limit)
+
+
+def _twice(x: float, y: float, device: torch.device | str) -> Tensor:
+    """float32 (4,): x, y, x, y, filled in on the device, for a stream may change its size under
+    an audit."""
+    made = torch.empty(4, dtype=torch.float32, device=device)
+    made[0::2].fill_(x)
+    made[1::2].fill_(y)
+    return made

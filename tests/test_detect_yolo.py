@@ -234,10 +234,15 @@ def frame_before_guard(grey: bool, seed: int) -> Frame:
 PIXELS = torch.randint(0, 256, (3, 3, 480, 640), dtype=torch.uint8)
 
 
-def test_the_guard_sees_a_first_frame_without_warm_up(weights: Path) -> None:
+def test_a_frame_of_another_size_takes_no_copy_either(weights: Path) -> None:
     stage = detector(weights)
-    with pytest.raises(ResidencyError), residency_guard():
+    with residency_guard():
         stage.detect(frame_before_guard(False, 0))
+        smaller = Frame(PIXELS[1, :, :300, :500], "test", 1, 1, 0, 0)
+        found = stage.detect(smaller)
+    assert float(found.boxes_xyxy.amax()) <= 500
+    with pytest.raises(ResidencyError), residency_guard():
+        torch.tensor([500.0, 300.0], device="cpu")  # how its constants must not be made
 
 
 # What is refused

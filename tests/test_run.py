@@ -240,6 +240,22 @@ def test_a_region_is_segmented_in_its_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_a_scan_with_faults_accounts_for_every_frame(tmp_path: Path) -> None:
+    faults = ", ".join(
+        f"{{kind: {kind}, at: {at}, frames: 4}}"
+        for kind, at in (("garbage", 6), ("frozen", 14), ("drop", 22), ("resize", 28))
+    )
+    options = RunOptions(frames=36, audit=True)
+    code, summary = run(tmp_path / "run", "demo", options, *UNPACED, f"source.faults=[{faults}]")
+    assert code == 0
+    frames = summary["frames"]
+    assert frames["grabbed"] == 36 == frames["published"] + sum(frames["dropped"].values())
+    epochs = {e["epoch"] for e in events(tmp_path / "run") if e["event"] == "frame_published"}
+    assert epochs == {0, 1, 2}
+    assert summary["quality"]["mean_iou"] > 0.3
+
+
+@pytest.mark.timeout(300)
 def test_the_cine_segments_its_prompt(tmp_path: Path) -> None:
     overrides = [*LOCAL, "source.realtime=false", "grab.mailbox=every"]
     code, summary = run(tmp_path / "run", "ultrasound_cine", RunOptions(), *overrides)

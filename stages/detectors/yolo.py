@@ -84,8 +84,7 @@ class YoloDetector:
         """K rows, best score first; between key frames not `computed`.
 
         Scores below `min_score`, classes not wanted, boxes without area inside the frame and
-        repetitions (`max_overlap`) are not `valid`. The first frame of a size must not be under
-        audit: see `warm_up`.
+        repetitions (`max_overlap`) are not `valid`.
         """
         if not self._key_frames.has_next((frame.epoch, frame.size_hw)):
             return self._nothing.detect(frame)
@@ -109,7 +108,7 @@ class YoloDetector:
     def warm_up(self, size_hw: tuple[int, int]) -> None:
         """Make the constants for frames of `size_hw` (height, width) and run once on it.
 
-        A change of size costs the same inside `detect`: the constants come from the host.
+        A change of size makes them inside `detect`, on the device.
         """
         rgb = torch.zeros(3, *size_hw, dtype=torch.uint8, device=self._device)
         self.detect(Frame(rgb, "warm-up", -1, 0, 0, 0))
