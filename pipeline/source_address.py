@@ -87,7 +87,7 @@ def _of_path(target: str) -> dict[str, Any]:
         name = "what was given" if "@" in target else repr(target)  # it may hold a password
         raise ConfigError(f"source: {name} is nothing known, expected {_EXPECTED}") from error
     if stat.S_ISCHR(mode):
-        return {"kind": "camera", "path": path}
+        return {"kind": "camera", "device": path}
     if stat.S_ISDIR(mode):
         files = [Path(entry.path) for entry in os.scandir(path) if entry.is_file()][:_LOOKED_AT]
         return {"kind": "dicom" if any(map(_is_dicom, files)) else "images", "path": path}

@@ -24,6 +24,7 @@ from pipeline.source_address import source_config
 from stages.base import Picture
 from stages.errors import ConfigError
 from stages.sources.phantom import PhantomConfig, PhantomSource
+from tests.rtsp_peer import BARS, RtspServer, bars, require_rtsp_server
 
 Call = Callable[..., Outcome]
 QUICK = ("--seconds", "0.4")
@@ -42,12 +43,6 @@ def clip(path: Path) -> Path:
     return path
 
 
-class Kinds:
-    """A registry that knows kinds which this build may not have."""
-
-    kinds = (*SOURCES.kinds, "openigtlink", "camera", "images")
-
-
 class TestWhatASourceIsCalled:
     @pytest.mark.parametrize(
         ("target", "section"),
@@ -62,7 +57,7 @@ class TestWhatASourceIsCalled:
             ("tcp://127.0.0.1:5558", {"kind": "zmq", "endpoint": "tcp://127.0.0.1:5558"}),
             ("ipc:///tmp/x", {"kind": "zmq", "endpoint": "ipc:///tmp/x"}),
             ("pydicom:ybr_color", {"kind": "dicom", "path": "pydicom:ybr_color"}),
-            ("/dev/null", {"kind": "camera", "path": "/dev/null"}),
+            ("/dev/null", {"kind": "camera", "device": "/dev/null"}),
             ("phantom", {"kind": "phantom"}),
         ],
     )
@@ -179,6 +174,17 @@ class TestProbe:
             assert words in outcome.stdout
         assert "told, origin at (0.0, 0.0, 0.0)" in outcome.stdout
         assert "behind this host's clock" in " ".join(outcome.stdout.replace("│", " ").split())
+
+    def test_a_network_camera(self, call_main: Call, tmp_path: Path) -> None:
+        require_rtsp_server()
+        png = tmp_path / "p.png"
+        with RtspServer() as server:
+            outcome = call_main("sources", "probe", server.url, *QUICK, "--picture", str(png))
+        assert outcome.code == 0, outcome.stderr
+        for words in ("RGB, 8 bits", "pictures/s, jitter", "age on arrival"):
+            assert words in outcome.stdout
+        shown = np.asarray(Image.open(png))
+        assert bars(shown) == BARS
 
     @pytest.mark.parametrize(
         ("target", "code", "words"),

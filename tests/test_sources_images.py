@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,21 @@ def test_a_region_and_a_scale(tmp_path: Path) -> None:
     assert picture.spacing_mm == (0.1, 0.2)
     with pytest.raises(SourceError, match="roi reaches to row 9"):
         opened(tmp_path, roi=Region(y=0, x=0, height=9, width=1))
+
+
+def test_it_stops_within_a_second_while_it_waits(tmp_path: Path) -> None:
+    for number in range(2):
+        shade(tmp_path, f"{number}.png", number)
+    source = opened(tmp_path, realtime=True, fps=0.05)
+    assert source.read(fresh) is not None
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(source.read, fresh)
+        time.sleep(0.2)
+        assert not reading.done()
+        start = time.monotonic()
+        source.close()
+        assert reading.result(5) is None
+        assert time.monotonic() - start < 1
 
 
 class TestFilesOfNoUse:

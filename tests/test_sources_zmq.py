@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import resource
 import subprocess
@@ -286,6 +287,46 @@ def test_what_cannot_be_read_is_skipped_and_told_once(listening: Callable[..., L
         assert at.values(1) == [8]
     assert at.counts == {"refused": 101}
     assert len(at.told) == 1
+
+
+def test_a_flood_of_spoilt_messages_harms_nobody(listening: Callable[..., Listening]) -> None:
+    """Of another sender, whose few good ones are not heard; memory stays as it is."""
+    at, rng = listening(), np.random.default_rng(11)
+    good = np.frombuffer(message(0, session=5), np.uint8)
+    head = len(b"frame/zmq\0")
+    with raw(at) as socket, sending(at) as sender:
+        sender.send(grey(99))
+        assert at.values(1) == [99]
+        before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for number in range(40):
+            for _ in range(50):
+                bad = good.copy()
+                places = rng.integers(head, len(bad) // 5, rng.integers(1, 5))
+                bad[places] = rng.integers(0, 256, len(places))
+                cut = int(rng.integers(head, len(bad))) if rng.random() < 0.3 else len(bad)
+                socket.send(bad[:cut].tobytes())
+            sender.send(grey(100 + number))
+            assert at.values(1) == [100 + number]
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 20_000
+        at.listen_until(lambda: sum(at.counts.values()) == 2000)
+    assert set(at.counts) == {"refused", "other sender"}
+    assert at.counts["refused"] > 1000
+    assert len(at.told) == 2
+
+
+def test_nothing_is_left_open(tmp_path: Path) -> None:
+    def open_and_close() -> None:
+        source = ZmqFrameSource(ZmqFramesConfig(endpoint=f"ipc://{tmp_path}/f"))
+        with FrameSender(source.endpoint):
+            source.inbox.read(memory, 0.05)
+        source.close()
+
+    open_and_close()
+    files, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(10):
+        open_and_close()
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert threading.active_count() <= threads
 
 
 def test_one_above_the_limit_costs_its_sender_the_connection_and_nobody_else(
