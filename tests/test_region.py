@@ -30,6 +30,7 @@ from stages.packets import HostPacket
 from stages.records import Frame
 from stages.segmenters.live_prompts import Prompt, PromptQueue
 from stages.segmenters.prompts import PromptConfig, group_prompts
+from stages.segmenters.sam2_image import Sam2ImageConfig, Sam2ImageSegmenter
 from stages.sources.dicom import DicomConfig, DicomSource
 from stages.sources.phantom import PhantomConfig, PhantomSource
 from stages.sources.region import Region, window_in
@@ -37,7 +38,8 @@ from stages.sources.video import VideoConfig, VideoSource
 from stages.to_host import ToHost
 from stages.window import Window, whole
 from stages.wire import ResultMessage, decode, encode_result
-from tests.tiny_sam2 import blobs, frame, tracks
+from tests import test_segment_stream
+from tests.tiny_sam2 import blobs, detections, frame, tracks, write_model
 
 CPU = torch.device("cpu")
 FULL = (120, 160)
@@ -284,6 +286,58 @@ class TestPrompts:
         assert all(prompt.inside(WINDOW) for prompt in prompts)
         assert not PromptConfig(points=((20, 50),), labels=(1,)).inside(WINDOW)
         assert not PromptConfig(box=(0, 0, 21, 13)).inside(WINDOW)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+class TestSegmenters:
+    """The same pixels as a whole picture, and as a region with prompts in the full one."""
+
+    BOX = (20.0, 20.0, 70.0, 60.0)
+    MOVED = (41.0, 33.0, 91.0, 73.0)
+
+    def test_a_tracker_prompted_in_full_frame_coordinates(
+        self, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = []
+        for place, box, click in (
+            (lambda of: of, self.BOX, (40.0, 40.0)),
+            (in_region, self.MOVED, (61.0, 53.0)),
+        ):
+            monkeypatch.setattr(
+                test_segment_stream, "frame", lambda place=place, **more: place(frame(**more))
+            )
+            stream = test_segment_stream.Stream(files, prompts=(PromptConfig(box=box),))
+            stream.step()
+            stream.answered(Prompt("correct", object_id=0, points=(click,), labels=(1,)))
+            stream.answered(Prompt("add", box=box))
+            found.append(stream.step())
+        plain, moved = found
+        assert plain.object_ids.tolist() == moved.object_ids.tolist() == [0, 1]
+        assert np.array_equal(plain.masks, moved.masks)  # type: ignore[arg-type]
+        for row in range(2):
+            assert np.array_equal(WINDOW.place(plain.mask(row)), moved.mask(row))
+            assert plain.mask(row).any()
+
+    def test_pictures_afresh(self, files: tuple[Path, Path]) -> None:
+        def segmented(of: Frame, box: tuple[float, ...]) -> torch.Tensor:
+            config = Sam2ImageConfig(
+                model=str(files[0]), checkpoint=files[1], max_objects=2,
+                prompts=(PromptConfig(box=box),),
+            )  # fmt: skip
+            segmenter = Sam2ImageSegmenter(config, CPU)
+            looked = detections(of, [])
+            with residency_guard():
+                found = segmenter.segment(looked)
+            assert bool(found.valid[0])
+            return found.logits
+
+        plain = segmented(frame(), self.BOX)
+        assert torch.equal(plain, segmented(in_region(frame()), self.MOVED))
+        assert not torch.equal(plain, segmented(in_region(frame()), self.BOX)), "the control"
 
 
 def test_the_truth_of_a_region_is_what_can_be_seen_in_it() -> None:

@@ -217,15 +217,17 @@ def test_as_numpy_runs_and_its_summary_says_what_it_costs(tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(300)
-def test_both_chains_publish_the_same_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("roi", ["null", "{y: 41, x: 83, height: 401, width: 503}"])
+def test_both_chains_publish_the_same_masks(tmp_path: Path, roi: str) -> None:
     """Each frame afresh: when a tracked object begins depends on when the host reads a header."""
     afresh = "segmenter={kind: sam2_image}"
     found = []
     for name, as_numpy in (("resident", "false"), ("legacy", "true")):
-        overrides = [*UNPACED, afresh, f"as_numpy={as_numpy}"]
+        overrides = [*UNPACED, afresh, f"as_numpy={as_numpy}", f"source.roi={roi}"]
         _, summary = run(tmp_path / name, "demo", RunOptions(frames=8), *overrides)
         found.append(summary["quality"])
     assert found[0] == found[1]
+    assert found[0]["mean_iou"] > 0.5
 
 
 @pytest.mark.timeout(300)
