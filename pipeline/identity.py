@@ -17,8 +17,8 @@ class _Seen:
     """The last frame on which it could be seen."""
     object_id: int | None = None
     """The result that last stood for it."""
-    hidden: bool = False
-    """Back from an occlusion, and no result stands for it yet."""
+    waits: int | None = None
+    """Frames since it is back from an occlusion, while no result stands for it yet."""
 
 
 class IdentityCheck:
@@ -26,7 +26,9 @@ class IdentityCheck:
 
     A switch is a match with another id than the last one (as in CLEAR MOT, Bernardin and
     Stiefelhagen 2008). An occlusion is an absence of 1 to `MOST_HIDDEN_FRAMES` frames of an object
-    that had a match; it is kept where the first match afterwards has the same id.
+    that had a match; it is kept where the first match afterwards has the same id. Without a match
+    in as many frames, or before it is gone for longer, it is not kept; one that waits for its first
+    match when the stream ends is not counted.
     """
 
     def __init__(self) -> None:
@@ -53,18 +55,30 @@ class IdentityCheck:
             away = number - seen.last_frame - 1
             seen.last_frame = number
             if away and seen.object_id is not None:
-                if away <= MOST_HIDDEN_FRAMES:
-                    seen.hidden = True
-                else:
-                    seen.object_id = None
+                self._back(seen, away)
             if object_id is not None:
                 self._match(seen, object_id)
+            elif seen.waits is not None:
+                self._wait(seen)
+
+    def _back(self, seen: _Seen, away: int) -> None:
+        if away <= MOST_HIDDEN_FRAMES:
+            seen.waits = seen.waits or 0
+            return
+        self.occlusions += seen.waits is not None
+        seen.object_id = seen.waits = None
+
+    def _wait(self, seen: _Seen) -> None:
+        seen.waits = (seen.waits or 0) + 1
+        if seen.waits > MOST_HIDDEN_FRAMES:
+            self.occlusions += 1
+            seen.waits = None
 
     def _match(self, seen: _Seen, object_id: int) -> None:
-        if seen.hidden:
+        if seen.waits is not None:
             self.occlusions += 1
             self.kept += object_id == seen.object_id
-            seen.hidden = False
+            seen.waits = None
         self.switches += seen.object_id not in (None, object_id)
         seen.object_id = object_id
 

@@ -77,6 +77,7 @@ class QualityCheck:
                 self.identity.switches_per_100_frames if self._tracked else None
             ),
             "occlusion_id_kept": self.identity.occlusion_id_kept if self._tracked else None,
+            "occlusions": self.identity.occlusions if self._tracked else None,
             "object_frames": int(total[0]),
             "per_class": {
                 self._name(class_id): {

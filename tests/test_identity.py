@@ -40,5 +40,25 @@ def test_a_long_absence_is_no_occlusion_and_no_switch() -> None:
     assert (late.occlusions, late.switches) == (1, 1)
 
 
+def test_who_is_not_found_again_is_not_kept() -> None:
+    check = IdentityCheck()
+    check.frame(0, {7: 1})
+    for number in range(5, 6 + MOST_HIDDEN_FRAMES):
+        assert (check.occlusions, check.kept) == (0, 0)
+        check.frame(number, {7: None})
+    assert (check.occlusions, check.kept) == (1, 0)
+    check.frame(99, {7: 1})  # too late
+    assert (check.occlusions, check.kept) == (1, 0)
+
+
+def test_who_is_gone_for_long_before_it_is_found_is_not_kept() -> None:
+    check = IdentityCheck()
+    check.frame(0, {7: 1})
+    check.frame(5, {7: None})
+    check.frame(8, {7: None})  # one occlusion still
+    check.frame(50, {7: 4})
+    assert (check.occlusions, check.kept, check.switches) == (1, 0, 0)
+
+
 def test_nothing_seen_gives_no_figures() -> None:
     assert IdentityCheck().switches_per_100_frames is None

@@ -399,7 +399,7 @@ def test_a_prompt_that_shows_what_another_object_shows_is_not_admitted() -> None
     assert life.admit(slots, rows, logits, known=3).tolist() == [1, 4, 0, 4]
 
 
-def test_who_is_brought_back_has_just_come() -> None:
+def test_who_is_out_of_sight_and_near_is_found_again() -> None:
     slots, life = table(A, B), lifecycle(confirm=1)
     life.associate(seen(A), slots)
     slots.missing[1] = 5
@@ -408,7 +408,7 @@ def test_who_is_brought_back_has_just_come() -> None:
     moved = [side + 5 for side in B]
     wishes = life.associate(seen(A, moved), slots)
     assert (wishes.ready.tolist(), int(wishes.slots[1])) == ([False, True, False], 1)
-    assert slots.settled[:2].tolist() == [3, 0]
+    assert wishes.again.tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(("settled", "refreshed"), [((9, 0), 0), ((9, 9), None)])
@@ -448,6 +448,18 @@ def test_what_lies_on_another_object_is_out_of_sight_until_found_again() -> None
     moved = [side + 30 for side in A]
     assert life.associate(seen(A, moved), slots).slots.tolist()[1] == 1
     assert [look(), look()] == [[True, True], [True, False]]
+
+
+def test_padding_may_hold_anything() -> None:
+    """A row that is not valid disturbs nobody, whatever stands there."""
+    slots, life = table(A, FAR), lifecycle(confirm=1, reach=9.0)
+    slots.missing[1] = 5
+    detections = seen(A, B)
+    detections.boxes_xyxy[2], detections.scores[2] = float("nan"), float("nan")
+    wishes = life.associate(detections, slots)
+    assert (wishes.ready.tolist(), wishes.slots.tolist()[:2]) == ([False, True, False], [0, 1])
+    assert slots.unseen[0] == 0
+    assert slots.told_xyxy[0].tolist() == A
 
 
 def test_slots_run_out_and_ids_are_never_used_again() -> None:

@@ -74,8 +74,9 @@ def match(near: Overlaps, table: SlotTable, scores: Tensor, least: float) -> Ten
     Of one class, with an overlap of at least `least`; the surer detection has the stronger claim.
     """
     guest = torch.where(newcomers(table)[: table.slots], _GUEST, 1.0)
-    known = near.most * (near.same & near.seen)
-    return best_pairs(known * (known >= least) * guest * scores[:, None])
+    known = near.same & near.seen & (near.most >= least)
+    claims = near.most * guest * scores[:, None]
+    return best_pairs(torch.where(known, claims, 0.0))
 
 
 def explained(near: Overlaps, matched: Tensor, detections: Detections, least: float) -> Tensor:
@@ -85,8 +86,8 @@ def explained(near: Overlaps, matched: Tensor, detections: Detections, least: fl
     detection.
     """
     own, first = matched.any(dim=0), matched.any(dim=1)
-    there = (near.most * near.seen) >= torch.where(own, _REPEATED, least)
-    part = near.inside * (own & near.same & near.seen) >= _INSIDE
+    there = near.seen & (near.most >= torch.where(own, _REPEATED, least))
+    part = near.seen & near.same & own & (near.inside >= _INSIDE)
     boxes, classes = detections.boxes_xyxy, detections.class_ids
     repeats = (smaller_covered(boxes) >= _CONTAINED) & (classes[:, None] == classes[None, :])
     return first | (there | part).any(dim=1) | (repeats & first[None, :]).any(dim=1)

@@ -67,6 +67,8 @@ class Wishes:
     """int64 (K,): the object to refresh or to find again; N for a new one."""
     ready: Tensor
     """bool (K,): to be granted now."""
+    again: Tensor
+    """bool (K,): the object is out of sight, or its mask went astray, and is found again here."""
     urgency: Tensor
     """float32 (K,), 0 to 1: how far the mask is from a detection of a known object."""
 
@@ -107,12 +109,10 @@ class Lifecycle:
         # To look again at a known object risks nothing; who somebody is must be confirmed.
         now, soon = self._confirmed(detections, again, new, crowded(near))
         self.waiting.copy_(torch.stack((soon & new, drifted | (soon & again))).sum(dim=1))
-        ready = drifted | now
-        back = (found & ready[:, None]).any(dim=0)
-        table.settled[:n].copy_(torch.where(back, 0, table.settled[:n] + 1))
+        table.settled += 1
         slot = torch.where(again, found.byte().argmax(dim=1), matched.byte().argmax(dim=1))
-        urgency = 1 - (matched * near.shown).amax(dim=1)
-        return Wishes(torch.where(new, n, slot), ready, urgency)
+        urgency = 1 - torch.where(matched, near.shown, 0.0).amax(dim=1)
+        return Wishes(torch.where(new, n, slot), drifted | now, again, urgency)
 
     def admit(self, table: SlotTable, rows: Tensor, logits: Tensor, known: int) -> Tensor:
         """int64 (b,): `rows`, but scratch where a prompt showed what another object shows already.

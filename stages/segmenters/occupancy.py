@@ -91,7 +91,8 @@ class Occupancy:
     def permit(self, frame_id: int) -> Permit:
         """Which detections may have their way on this key frame.
 
-        One that waits for a birth is permitted once. Objects to look at are as many as last heard.
+        One that waits for a birth is permitted once, and until the next header, which tells what
+        became of them, so are those nobody told of. Objects to look at are as many as last heard.
         """
         header = self._current()
         if header is None or frame_id - header.frame_id > _UNHEARD_FRAMES:
@@ -100,8 +101,9 @@ class Occupancy:
         else:
             heard = header.frame_id > self._last
             births = header.waiting.births if heard else 0
+            granted = any(each.births for each in self._since(header))
             permit = Permit(
-                min(self._births, max(births, self._unheard)),
+                min(self._births, max(births, 0 if granted else self._unheard)),
                 min(self._births, header.waiting.looks),
             )
             if births:

@@ -100,6 +100,8 @@ class Tracker:
         else:
             object_id = torch.full((1,), prompt.object_id or 0, device=self.core.device)
             row = table.slot_of(object_id)
+            if prompt.action == "correct":
+                row = self._if_followed(row)
             refusal = UNKNOWN_OBJECT
         if prompt.action == "remove":
             gone = torch.zeros_like(table.live).index_fill_(0, row, True)
@@ -125,7 +127,8 @@ class Tracker:
         order = torch.cat((known.indices, fresh.indices))
         ready = torch.cat((known.values, fresh.values)) >= 0
         boxes = detections.boxes_xyxy.index_select(0, order)
-        ready &= ~(box_iou(boxes, boxes) > _SAME_OBJECT).tril(-1).any(dim=1)
+        rival = (box_iou(boxes, boxes) > _SAME_OBJECT) & ready[None, :]
+        ready &= ~rival.tril(-1).any(dim=1)
         wanted = wishes.slots.index_select(0, known.indices)
         again = torch.where(ready[:looks], wanted, self.table.slots)
         begun = self._begin(detections, fresh.indices, ready[looks:])
@@ -137,7 +140,11 @@ class Tracker:
         unseen = self.table.unseen.index_select(0, rows).clamp(max=0)  # a prompt's -1 stays
         self.table.unseen.index_copy_(0, rows, unseen)
         self.table.told_xyxy.index_copy_(0, rows, boxes)
+        self.table.scores.index_copy_(0, rows, detections.scores.index_select(0, order))
         self.table.missing.index_fill_(0, rows, 0)
+        back = wishes.again.index_select(0, known.indices)
+        come = torch.where(back, rows[:looks], self.table.slots)
+        self.table.settled.index_fill_(0, come, 0)
         self.core.condition(encoded, rows, shown)
         self._keep(rows, shown, frame)
 
@@ -192,7 +199,7 @@ class Tracker:
 
     def _draw(self, encoded: Pictures, frame: Frame, prompt: Prompt, row: Tensor) -> None:
         told = self._upload(prompt, frame)
-        if prompt.action != "correct" or self._followed is None:
+        if prompt.action != "correct" or self._followed is None:  # None: `row` is scratch
             self._keep(row, self.core.begin(encoded, row, told), frame)
             return
         rows, features = self._followed
@@ -200,6 +207,13 @@ class Tracker:
         features = features.index_select(0, place)
         before = self.table.logits.index_select(0, row)
         self._keep(row, self.core.correct(encoded, row, features, before, told), frame)
+
+    def _if_followed(self, row: Tensor) -> Tensor:
+        """`row`, int64 (1,), or scratch: who has just been added on this frame has no features of
+        its own to correct."""
+        if self._followed is None:
+            return torch.full_like(row, self.table.slots)
+        return torch.where((self._followed[0] == row).any(), row, self.table.slots)
 
     def _upload(self, prompt: Prompt, frame: Frame) -> Told:
         """What a prompt tells the model; the one copy it needs."""
