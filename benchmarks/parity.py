@@ -127,7 +127,7 @@ def main() -> None:
     found = comparison.run(arguments.flaw)
     results = {name: getattr(found, name) for name in Parity.__slots__}
     print_table(
-        f"parity, {arguments.config}, broken: {arguments.flaw or 'nothing'}",
+        f"parity, {config}, broken: {arguments.flaw or 'nothing'}",
         ("", "found", "bar"),
         [
             ("worst |logit difference|", f"{found.worst_abs_logit_diff:.2e}", MOST_DIFFERENCE),
@@ -136,7 +136,8 @@ def main() -> None:
             ("object-frames", found.object_frames, None),
         ],
     )
-    write_json(arguments.json, "parity", {"config": arguments.config, **results})
+    named = {"config": config, "broken": arguments.flaw or "nothing"}
+    write_json(arguments.json, "parity", {**named, **results})
     sys.exit(0 if found.holds else 1)
 
 

@@ -114,7 +114,9 @@ def main() -> None:
     }
     print_table(f"soak, {count} frames", ("", "found"), list(results.items()))
     write_json(options.json, "soak", results)
-    fine = grown == 0 and more <= MOST_RSS_MB and ratio <= max(SLOWER, SLOWER * idle)
+    fine = (
+        newest >= 0 and grown == 0 and more <= MOST_RSS_MB and ratio <= max(SLOWER, SLOWER * idle)
+    )
     sys.exit(0 if fine else 1)
 
 

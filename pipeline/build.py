@@ -55,18 +55,21 @@ SEGMENTERS: Registry[Segmenter] = Registry(
 )
 
 
-TRACKED_MODELS = {"demo": (64, 32, 128), "sam2.1": (4096, 64, 256)}
-"""Spatial tokens, channels of memory and of the model: at 128 and at 1024 px."""
+TRACKED_MODELS = {"demo": (128, 32, 128), "sam2.1": (1024, 64, 256)}
+"""Side of the picture, channels of memory and of the model."""
 
 
 def tracker_bytes(slots: int, conditioning: int) -> dict[str, int]:
-    """What `sam2_stream` allocates for its memory, by model; see `BankShape.nbytes`."""
+    """What `sam2_stream` holds for its objects, by model: see `BankShape.nbytes` and
+    `SlotTable.nbytes`."""
     from stages.segmenters.memory_bank import BankShape
+    from stages.segmenters.slot_table import SlotTable
 
-    return {
-        name: BankShape(slots, conditioning, 6, 15, tokens, memory_dim, model_dim).nbytes
-        for name, (tokens, memory_dim, model_dim) in TRACKED_MODELS.items()
-    }
+    found: dict[str, int] = {}
+    for name, (side, memory_dim, model_dim) in TRACKED_MODELS.items():
+        shape = BankShape(slots, conditioning, 6, 15, (side // 16) ** 2, memory_dim, model_dim)
+        found[name] = shape.nbytes + SlotTable.nbytes(slots, side // 4)
+    return found
 
 
 def build_chain(

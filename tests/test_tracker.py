@@ -9,11 +9,13 @@ import pytest
 import torch
 from tiny_sam2 import detections, frame, write_model
 
+from pipeline.build import tracker_bytes
 from stages.records import Detections
 from stages.segmenters import lifecycle
 from stages.segmenters.live_prompts import Prompt
 from stages.segmenters.occupancy import Permit
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
+from stages.segmenters.slot_table import SlotTable
 from stages.segmenters.tracker import APPLIED, UNKNOWN_OBJECT, Tracker
 from stages.segmenters.tracker_core import Pictures
 
@@ -45,6 +47,17 @@ def encoded(tracker: Tracker) -> Pictures:
 def two(score: float = 0.9) -> Detections:
     found = detections(frame(), BOXES, [True, True, False, False])
     return replace(found, scores=torch.full((4,), score))
+
+
+def test_the_table_is_as_large_as_it_says(tracker: Tracker) -> None:
+    sizes = [tensor.numel() * tensor.element_size() for tensor in tracker.table.tensors]
+    assert sum(sizes) == SlotTable.nbytes(4, tracker.table.logits.shape[-1])
+
+
+def test_what_doctor_tells_is_what_the_demo_holds() -> None:
+    demo = Sam2StreamSegmenter(Sam2StreamConfig(model="demo", max_objects=3), CPU).tracker
+    held = [*demo.core.bank.tensors, *demo.table.tensors]
+    assert tracker_bytes(3, 4)["demo"] == sum(one.numel() * one.element_size() for one in held)
 
 
 @pytest.mark.parametrize("looks", [0, 1, 2, 4])

@@ -151,5 +151,8 @@ def test_doctor_knows_the_sizes_of_the_published_models() -> None:
     for config, name in (("demo", "demo"), ("sam2.1_hiera_t", "sam2.1")):
         network = build_structure(config)
         shape = bank_shape(network, 8, 4)
-        assert (shape.tokens, shape.memory_dim, shape.model_dim) == TRACKED_MODELS[name]
+        side, *channels = TRACKED_MODELS[name]
+        assert network.image_size == side
+        assert [shape.memory_dim, shape.model_dim] == channels
+        assert shape.tokens == (side // 16) ** 2
         assert (shape.recent, shape.pointers) == (6, 15)

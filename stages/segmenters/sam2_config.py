@@ -25,7 +25,7 @@ class Sam2Config(Section):
     max_objects: int = Field(8, ge=1, le=64)
     """N slots."""
     prompts: tuple[PromptConfig, ...] = ()
-    """Objects to segment from the first frame of each epoch on."""
+    """Objects to segment from the first frame of each epoch on (`sam2_stream`: four a frame)."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -27,7 +27,8 @@ from stages.segmenters.tracker_core import Pictures, TrackerCore
 from stages.window import Window
 
 _COUNTS: Final = 4
-"""Numbers before the answers in a header; see `Tracker.finish`."""
+"""Numbers before the answers in a header: who waits for a birth and for a look, refused births,
+conditioning frames held."""
 _REFUSALS: Final[dict[int, Refusal]] = {UNKNOWN_OBJECT: "unknown_object", NO_SLOT: "no_slot"}
 
 

@@ -30,7 +30,7 @@ class SlotTable:
         self.object_ids = column(torch.int64)
         self.class_ids = column(torch.int32)
         self.scores = column(torch.float32)
-        """Of the last detection behind the slot; 1 for a prompt."""
+        """Of the last detection that began, matched or found it; 1 for a prompt."""
         self.missing = column(torch.int32)
         """Frames in a row without presence."""
         self.unseen = column(torch.int32)
@@ -61,6 +61,12 @@ class SlotTable:
             self.age, self.logits, self.quality, self.presence, self.boxes_xyxy, self.told_xyxy,
             self.extent, self.settled, self.next_id, self.refused,
         )  # fmt: skip
+
+    @staticmethod
+    def nbytes(slots: int, side: int) -> int:
+        """Exact size in bytes: (N + 1) x (4 side^2 + 77) + 16."""
+        numbers = 1 + 8 + 9 * 4 + 2 * 4 * 4  # live, id, nine of four bytes, two boxes
+        return (slots + 1) * (numbers + 4 * side**2) + 16
 
     def clear(self) -> None:
         """All slots empty, ids from 0."""
