@@ -1,0 +1,132 @@
+"""Letting OpenIGTLink senders in, as their server: `Door`, `Doorkeeper`."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import Final
+
+from stages.errors import SourceError
+from stages.sources.feed import FeedError
+from stages.sources.igtl_complaints import Complaints
+
+_CALLERS: Final = 8
+_TURNED_AWAY: Final = 64  # at a time, so that tending stays short
+
+
+class Door:
+    """The socket that is listened on; made when the source is, and shared by all its feeds.
+
+    Raises `SourceError` where the address cannot be listened on.
+    """
+
+    def __init__(self, host: str, port: int, source_id: str, complaints: Complaints) -> None:
+        self._complaints = complaints
+        self._callers: list[socket.socket] = []
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=_CALLERS)
+        except OSError as error:
+            raise SourceError(
+                f"source {source_id}: cannot listen on {host} port {port}: "
+                f"{error.strerror or error}"
+            ) from error
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
+        """What was bound: the port asked for, unless that was 0."""
+
+    def fileno(self) -> int:
+        """For `select`."""
+        return self._socket.fileno()
+
+    def let_in(self, timeout_s: float) -> socket.socket | None:
+        """The first caller that says something, waiting at most that long.
+
+        Until then up to eight are kept waiting, so that those who connect and leave, or say
+        nothing, keep nobody else out; a ninth takes the place of the first.
+        """
+        until_s = time.monotonic() + timeout_s
+        while True:
+            remaining_s = max(until_s - time.monotonic(), 0.0)
+            for ready in _readable([self, *self._callers], remaining_s):
+                if isinstance(ready, Door):
+                    self._keep_waiting(self._caller())
+                elif ready in self._callers:
+                    self._callers.remove(ready)
+                    if _speaks(ready):
+                        return ready
+                    ready.close()
+            if time.monotonic() >= until_s:
+                return None
+
+    def turn_away(self) -> None:
+        """Close the connections of all others: what they send would be old when their turn
+        came."""
+        for caller in self._callers:
+            caller.close()
+        self._callers.clear()
+        for _ in range(_TURNED_AWAY):
+            other = self._caller()
+            if other is None:
+                return
+            other.close()
+            self._complaints.once("turned away", "a second sender was turned away, expected one")
+
+    def close(self) -> None:
+        """Close it for good, and the connections of those who wait."""
+        self._socket.close()
+        for caller in self._callers:
+            caller.close()
+
+    def _caller(self) -> socket.socket | None:
+        """Who knocks now, if anybody."""
+        try:
+            return self._socket.accept()[0]
+        except (BlockingIOError, ConnectionError, TimeoutError):
+            return None
+        except OSError as error:
+            raise FeedError(f"listening broke: {error.strerror or error}") from error
+
+    def _keep_waiting(self, caller: socket.socket | None) -> None:
+        if caller is None:
+            return
+        caller.setblocking(False)
+        self._callers.append(caller)
+        if len(self._callers) > _CALLERS:
+            self._callers.pop(0).close()
+
+
+class Doorkeeper:
+    """Lets one sender in; see `Connector`."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def connect(self, timeout_s: float) -> socket.socket | None:
+        """See `Connector.connect`."""
+        return self._door.let_in(timeout_s)
+
+    def tend(self) -> None:
+        """See `Connector.tend`."""
+        self._door.turn_away()
+
+    def close(self) -> None:
+        """See `Connector.close`; the door stays open for the next feed."""
+
+
+def _readable(places: list[Door | socket.socket], timeout_s: float) -> list[Door | socket.socket]:
+    """Those where something happened, waiting at most that long."""
+    poll = select.poll()
+    by_number = {place.fileno(): place for place in places}
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+    return [by_number[number] for number, _ in poll.poll(timeout_s * 1e3)]
+
+
+def _speaks(caller: socket.socket) -> bool:
+    """Whether a caller that is readable has sent a byte, and has not just left."""
+    try:
+        return bool(caller.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False

@@ -1,0 +1,192 @@
+"""One connection over which OpenIGTLink pictures come: `IgtlFeed`."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.base import Buffer
+from stages.sources.feed import Arrival
+from stages.sources.igtl_complaints import Complaints
+from stages.sources.igtl_pixels import PixelStore
+from stages.sources.igtl_pose import Posed, PoseTrack
+from stages.sources.igtl_reader import (
+    PictureBegins,
+    PictureEnds,
+    PoseTold,
+    Refused,
+    StatusTold,
+    Told,
+)
+from stages.sources.igtl_stream import IgtlStream
+
+_FINE: Final = 1  # status code
+_SAME: Final = 1e-3
+
+
+class Connector(Protocol):
+    """How one connection comes about, as client or as server."""
+
+    def connect(self, timeout_s: float) -> socket.socket | None:
+        """The connected socket, waiting at most about ``timeout_s``; None where it is not there
+        yet. Raises `FeedError`."""
+
+    def tend(self) -> None:
+        """Look after the outside while the connection lives; never waits."""
+
+    def close(self) -> None:
+        """Give up, and release what was not handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class IgtlWishes:
+    """What is wanted of a stream; see `OpenIGTLinkConfig`."""
+
+    device: str | None = None
+    pose_device: str | None = None
+    max_pose_skew_ns: int = 30_000_000
+    stored_bits: int = 16
+    check_crc: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Complete:
+    """A picture that is all there."""
+
+    told: PictureEnds
+    pixels: NDArray[np.uint8]
+    began_ns: int
+
+
+class IgtlFeed:
+    """A `Feed` of the pictures of one device, each with its pose.
+
+    Without a ``device`` that of the connection's first picture is taken. Messages that are
+    damaged or cannot be used are refused, counted and told (see `Complaints`), and the stream goes
+    on; what `IgtlStream` says ends it is a `FeedError`. A picture counts as captured when its
+    first byte was seen. The array that `Buffer` gave is kept from one `read` to the next until its
+    picture is delivered.
+    """
+
+    def __init__(self, connector: Connector, wishes: IgtlWishes, complaints: Complaints) -> None:
+        self._connector = connector
+        self._wishes = wishes
+        self._complaints = complaints
+        self._device = wishes.device
+        self._stream: IgtlStream | None = None
+        self._store = PixelStore(wishes.stored_bits)
+        self._poses = PoseTrack(wishes.max_pose_skew_ns)
+        self._begins: PictureBegins | None = None
+        self._complete: _Complete | None = None
+        self._spacing_mm: tuple[float, float] | None = None
+
+    def read(self, buffer: Buffer, timeout_s: float) -> Arrival | None:
+        """See `stages.sources.feed.Feed.read`."""
+        until_ns = time.monotonic_ns() + round(timeout_s * 1e9)
+        if self._stream is None:
+            self._stream = self._connected(timeout_s)
+            if self._stream is None:
+                return None
+        self._connector.tend()
+        while True:
+            arrival = self._due()
+            if arrival is not None:
+                return arrival
+            if self._begins is not None:
+                self._place(self._stream, self._begins, buffer)
+                self._begins = None
+            told = self._stream.receive(self._until(until_ns))
+            if told is not None:
+                self._heed(told, self._stream.began_ns, buffer)
+            elif time.monotonic_ns() >= until_ns:
+                return None
+
+    def close(self) -> None:
+        """See `stages.sources.feed.Feed.close`."""
+        self._connector.close()
+        if self._stream is not None:
+            self._stream.close()
+
+    def _connected(self, timeout_s: float) -> IgtlStream | None:
+        connected = self._connector.connect(timeout_s)
+        if connected is None:
+            return None
+        self._poses.begin(time.monotonic_ns())
+        return IgtlStream(connected, check_crc=self._wishes.check_crc)
+
+    def _heed(self, told: Told, began_ns: int, buffer: Buffer) -> None:
+        match told:
+            case PictureBegins():
+                self._begins = told
+            case PictureEnds(header, layout):
+                self._device = header.device
+                pixels = self._store.picture(layout, buffer)
+                self._complete = _Complete(told, pixels, began_ns)
+            case PoseTold(header, matrix):
+                if header.device == self._wishes.pose_device:
+                    self._poses.add(Posed(header.unix_ns, began_ns, matrix))
+            case StatusTold(_, code):
+                if code != _FINE:
+                    told_once = f"the sender reports status {code}, expected {_FINE} (fine)"
+                    self._complaints.once(f"status {code}", told_once)
+            case Refused(reason):
+                self._complaints.refuse(reason)
+
+    def _place(self, stream: IgtlStream, begins: PictureBegins, buffer: Buffer) -> None:
+        """Make room for a picture, or none for another device's."""
+        if self._device is None or self._device == begins.header.device:
+            stream.place(self._store.room(begins.layout, buffer))
+            return
+        stream.place(None)
+        self._complaints.once(
+            "device",
+            f"pictures of device {begins.header.device!r} are left out, "
+            f"expected those of {self._device!r}",
+        )
+
+    def _until(self, until_ns: int) -> int:
+        """How long to wait for a message: less where a picture waits for its pose."""
+        if self._complete is None:
+            return until_ns
+        return min(until_ns, self._complete.began_ns + self._wishes.max_pose_skew_ns)
+
+    def _due(self) -> Arrival | None:
+        """The complete picture, unless it waits for its pose."""
+        complete = self._complete
+        if complete is None:
+            return None
+        header, layout = complete.told.header, complete.told.layout
+        pose = layout.pose
+        if self._wishes.pose_device is not None:
+            times = header.unix_ns, complete.began_ns
+            # A picture that begins needs the room of the next one, which ends the waiting.
+            if self._begins is None and self._poses.waits(*times, time.monotonic_ns()):
+                return None
+            tool = self._poses.nearest(*times)
+            pose = None if tool is None or pose is None else tool @ pose
+        self._complete = None
+        return Arrival(
+            pixels=complete.pixels,
+            captured_ns=complete.began_ns,
+            captured_unix_ns=header.unix_ns,
+            spacing_mm=self._spacing(layout.spacing_mm),
+            pose=pose,
+        )
+
+    def _spacing(self, told: tuple[float, float] | None) -> tuple[float, float] | None:
+        """That of the picture before, unless this one tells another: lengths of vectors that turn
+        differ in their last digits, and a change of spacing begins an epoch."""
+        kept = self._spacing_mm
+        if told is None or kept is None or not all(map(_same, kept, told)):
+            self._spacing_mm = told
+        return self._spacing_mm
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=_SAME)
