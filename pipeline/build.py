@@ -35,6 +35,9 @@ SOURCES: Registry[Source] = Registry(
         "images": Member("stages.sources.images", "ImagesConfig", "ImagesSource"),
         "zmq": Member("stages.sources.zmq_frames", "ZmqFramesConfig", "ZmqFrameSource"),
         "video": Member("stages.sources.video", "VideoConfig", "VideoSource"),
+        "openigtlink": Member(
+            "stages.sources.openigtlink", "OpenIGTLinkConfig", "OpenIGTLinkSource"
+        ),
     }
 )
 DETECTORS: Registry[Detector] = Registry(

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from kpi.emit import current_logger
+from kpi.events import ErrorRaised, Event
 from stages.sources.feed import Arrival
 from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_dial import Dialer
+from stages.sources.igtl_door import Door, Doorkeeper
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
 
@@ -61,3 +64,42 @@ def feed_and_sender(
                 yield feed, sender
         finally:
             feed.close()
+
+
+class Listener:
+    """A door on a free port, whose feeds are given out."""
+
+    def __init__(self) -> None:
+        self._complaints = Complaints("us")
+        self._door = Door("127.0.0.1", 0, "us", self._complaints)
+
+    def feed(self) -> IgtlFeed:
+        """The feed of the next sender."""
+        return IgtlFeed(Doorkeeper(self._door), IgtlWishes(), self._complaints)
+
+    def sender(self) -> socket.socket:
+        """Connects."""
+        return socket.create_connection(("127.0.0.1", self._door.port), WAIT_S)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._door.close()
+
+
+@contextmanager
+def errors_told() -> Iterator[list[str]]:
+    """The messages of `error` events emitted meanwhile, in this thread."""
+    messages: list[str] = []
+
+    class Logger:
+        def emit(self, event: Event) -> None:
+            if isinstance(event, ErrorRaised):
+                messages.append(event.message)
+
+    token = current_logger.set(Logger())
+    try:
+        yield messages
+    finally:
+        current_logger.reset(token)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from igtl_messages import (
     STAMP_NS,
-    STAMP_S,
     extended,
     image,
     image_body,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from stages.errors import SourceError
@@ -12,7 +13,7 @@ from stages.sources.feed import FeedError
 from stages.sources.igtl_complaints import Complaints
 
 _CALLERS: Final = 8
-_TURNED_AWAY: Final = 64  # at a time, so that tending stays short
+_CROWD: Final = 64  # let in or turned away at a time, so that tending stays short
 
 
 class Door:
@@ -51,7 +52,7 @@ class Door:
             remaining_s = max(until_s - time.monotonic(), 0.0)
             for ready in _readable([self, *self._callers], remaining_s):
                 if isinstance(ready, Door):
-                    self._keep_waiting(self._caller())
+                    self._open()
                 elif ready in self._callers:
                     self._callers.remove(ready)
                     if _speaks(ready):
@@ -66,10 +67,7 @@ class Door:
         for caller in self._callers:
             caller.close()
         self._callers.clear()
-        for _ in range(_TURNED_AWAY):
-            other = self._caller()
-            if other is None:
-                return
+        for other in self._knocking():
             other.close()
             self._complaints.once("turned away", "a second sender was turned away, expected one")
 
@@ -79,22 +77,22 @@ class Door:
         for caller in self._callers:
             caller.close()
 
-    def _caller(self) -> socket.socket | None:
-        """Who knocks now, if anybody."""
+    def _open(self) -> None:
+        for caller in self._knocking():
+            caller.setblocking(False)
+            self._callers.append(caller)
+            if len(self._callers) > _CALLERS:
+                self._callers.pop(0).close()
+
+    def _knocking(self) -> Iterator[socket.socket]:
+        """Those who knock now, though not all of a crowd."""
         try:
-            return self._socket.accept()[0]
+            for _ in range(_CROWD):
+                yield self._socket.accept()[0]
         except (BlockingIOError, ConnectionError, TimeoutError):
-            return None
+            return
         except OSError as error:
             raise FeedError(f"listening broke: {error.strerror or error}") from error
-
-    def _keep_waiting(self, caller: socket.socket | None) -> None:
-        if caller is None:
-            return
-        caller.setblocking(False)
-        self._callers.append(caller)
-        if len(self._callers) > _CALLERS:
-            self._callers.pop(0).close()
 
 
 class Doorkeeper:

@@ -29,7 +29,7 @@ class Lookup:
         if self._asking is None:
             try:
                 return self._ask(socket.AI_NUMERICHOST)
-            except socket.gaierror:
+            except (socket.gaierror, UnicodeError):  # it is a name
                 run = copy_context().run
                 self._asking = threading.Thread(target=run, args=(self._run,), daemon=True)
                 self._asking.start()
