@@ -31,6 +31,7 @@ from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
+from stages.sources.region import Region
 
 MS = (1 << 32) // 1000
 """A millisecond in units of 2^-32 s."""
@@ -100,6 +101,28 @@ def test_sixteen_bits_keep_the_upper_eight(order: str, shape: tuple[int, ...], b
     expected = [min(int(value) // (1 << (bits - 8)), 255) for value in stored.flat]
     assert arrival.pixels.dtype == np.uint8
     assert arrival.pixels.reshape(-1).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["u1", ">u2"])
+@pytest.mark.parametrize("shape", [(6, 8), (6, 8, 3)])
+def test_only_the_region_is_taken(kind: str, shape: tuple[int, ...]) -> None:
+    pixels = picture(0, shape)
+    sent = pixels if kind == "u1" else (pixels.astype(kind) << 8)
+    with feed_and_sender(IgtlWishes(roi=Region(y=2, x=3, height=3, width=4))) as (feed, sender):
+        sender.sendall(image(sent))
+        arrival = next_arrival(feed)
+    assert np.array_equal(arrival.pixels, pixels[2:5, 3:7])
+    assert (arrival.origin_yx, arrival.full_hw) == ((2, 3), (6, 8))
+    assert arrival.pose is not None
+    assert np.array_equal(arrival.pose[:3, 3], [-3.5, -2.5, 0]), "still of the whole picture"
+
+
+def test_pictures_without_the_region_are_refused_and_told(told: list[str]) -> None:
+    with feed_and_sender(IgtlWishes(roi=Region(y=2, x=3, height=3, width=4))) as (feed, sender):
+        sender.sendall(image(picture(0, (4, 8))) + image(picture(1)))
+        assert np.array_equal(next_arrival(feed).pixels, picture(1)[2:5, 3:7])
+    assert len(told) == 1
+    assert "expected a region of the 8x4 picture" in told[0]
 
 
 def test_spacing_is_the_length_of_the_vectors() -> None:

@@ -18,7 +18,7 @@ class Complaints:
     def __init__(self, source_id: str) -> None:
         self.refused = 0
         """Messages, since the source was made."""
-        self._source_id = source_id
+        self.source_id = source_id
         self._told_ns: int | None = None
         self._told: set[str] = set()
 
@@ -28,10 +28,10 @@ class Complaints:
         now_ns = time.monotonic_ns()
         if self._told_ns is None or now_ns - self._told_ns >= _EVERY_NS:
             self._told_ns = now_ns
-            emit(ErrorRaised(self._source_id, f"{reason} (refused so far: {self.refused})"))
+            emit(ErrorRaised(self.source_id, f"{reason} (refused so far: {self.refused})"))
 
     def once(self, matter: str, message: str) -> None:
         """Tell ``message``, the first time that ``matter`` comes up."""
         if matter not in self._told:
             self._told.add(matter)
-            emit(ErrorRaised(self._source_id, message))
+            emit(ErrorRaised(self.source_id, message))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.base import Buffer
+from stages.errors import SourceError
 from stages.sources.feed import Arrival
 from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_pixels import PixelStore
@@ -25,6 +26,8 @@ from stages.sources.igtl_reader import (
     Told,
 )
 from stages.sources.igtl_stream import IgtlStream
+from stages.sources.region import Region, placed
+from stages.window import Window
 
 _FINE: Final = 1  # status code
 _SAME: Final = 1e-3
@@ -52,6 +55,7 @@ class IgtlWishes:
     pose_device: str | None = None
     max_pose_skew_ns: int = 30_000_000
     stored_bits: int = 16
+    roi: Region | None = None
     check_crc: bool = True
 
 
@@ -61,6 +65,7 @@ class _Complete:
 
     told: PictureEnds
     pixels: NDArray[np.uint8]
+    window: Window
     began_ns: int
 
 
@@ -80,7 +85,7 @@ class IgtlFeed:
         self._complaints = complaints
         self._device = wishes.device
         self._stream: IgtlStream | None = None
-        self._store = PixelStore(wishes.stored_bits)
+        self._store = PixelStore(wishes.stored_bits, wishes.roi, complaints.source_id)
         self._poses = PoseTrack(wishes.max_pose_skew_ns)
         self._begins: PictureBegins | None = None
         self._complete: _Complete | None = None
@@ -127,7 +132,7 @@ class IgtlFeed:
             case PictureEnds(header, layout):
                 self._device = header.device
                 pixels = self._store.picture(layout, buffer)
-                self._complete = _Complete(told, pixels, began_ns)
+                self._complete = _Complete(told, pixels, self._store.window, began_ns)
             case PoseTold(header, matrix):
                 if header.device == self._wishes.pose_device:
                     self._poses.add(Posed(header.unix_ns, began_ns, matrix))
@@ -141,7 +146,11 @@ class IgtlFeed:
     def _place(self, stream: IgtlStream, begins: PictureBegins, buffer: Buffer) -> None:
         """Make room for a picture, or none for another device's."""
         if self._device is None or self._device == begins.header.device:
-            stream.place(self._store.room(begins.layout, buffer))
+            try:
+                stream.place(self._store.room(begins.layout, buffer))
+            except SourceError as error:  # another mode of the machine; it may return
+                self._complaints.refuse(str(error))
+                stream.place(None)
             return
         stream.place(None)
         self._complaints.once(
@@ -177,6 +186,7 @@ class IgtlFeed:
             captured_unix_ns=header.unix_ns,
             spacing_mm=self._spacing(layout.spacing_mm),
             pose=pose,
+            **placed(complete.window),
         )
 
     def _spacing(self, told: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -7,25 +7,33 @@ from numpy.typing import NDArray
 
 from stages.base import Buffer
 from stages.sources.igtl_image import ImageLayout
+from stages.sources.region import Region, window_in
+from stages.window import Window, whole
 
 
 class PixelStore:
     """Room for the pixels that arrive, and the picture that they make.
 
-    8-bit pictures are received in the array that `Buffer` gives, so they are not copied again.
-    Others are received aside. Of 16-bit values the upper 8 of ``stored_bits`` (9 to 16) remain,
-    and higher values than those bits can hold show as 255; the same for every picture, so that
-    nothing flickers.
+    A whole picture of 8 bits is received in the array that `Buffer` gives, so it is not copied
+    again. Others are received aside, and what lies in the region ``roi`` is copied. Of 16-bit
+    values the upper 8 of ``stored_bits`` (9 to 16) remain, and values that those bits cannot hold
+    show as 255; the same for every picture, so that nothing flickers.
     """
 
-    def __init__(self, stored_bits: int) -> None:
+    def __init__(self, stored_bits: int, roi: Region | None, source_id: str) -> None:
         self._stored_bits = stored_bits
+        self._roi = roi
+        self._source_id = source_id
         self._aside = np.empty(0, np.uint8)
         self._direct: NDArray[np.uint8] | None = None
+        self.window: Window = whole((1, 1))
+        """The part of the picture that the last `room` was made for."""
 
     def room(self, layout: ImageLayout, buffer: Buffer) -> memoryview:
-        """``layout.nbytes`` bytes for what comes."""
-        if layout.value_bytes == 1:
+        """``layout.nbytes`` bytes for what comes; raises `SourceError` where the region does not
+        fit the picture."""
+        self.window = window_in(self._roi, layout.size_hw, self._source_id)
+        if layout.value_bytes == 1 and self.window.is_whole:
             self._direct = buffer(layout.shape)
             return self._direct.reshape(-1).data
         self._direct = None
@@ -34,11 +42,15 @@ class PixelStore:
         return self._aside[: layout.nbytes].data
 
     def picture(self, layout: ImageLayout, buffer: Buffer) -> NDArray[np.uint8]:
-        """What arrived in the last `room`, (H, W) or (H, W, 3), in an array of `Buffer`'s."""
+        """What arrived in the last `room`, (h, w) or (h, w, 3), in an array of `Buffer`'s."""
         if self._direct is not None:
             return self._direct
-        stored = self._aside[: layout.nbytes].view(">u2" if layout.big_endian else "<u2")
-        pixels = buffer(layout.shape)
-        shifted = stored.reshape(layout.shape) >> (self._stored_bits - 8)
+        received = self._aside[: layout.nbytes]
+        pixels = buffer((*self.window.size_hw, *layout.shape[2:]))
+        if layout.value_bytes == 1:
+            pixels[...] = self.window.cut(received.reshape(layout.shape))
+            return pixels
+        stored = received.view(">u2" if layout.big_endian else "<u2").reshape(layout.shape)
+        shifted = self.window.cut(stored) >> (self._stored_bits - 8)
         np.minimum(shifted, 255, out=pixels, casting="unsafe")
         return pixels

@@ -70,6 +70,7 @@ class OpenIGTLinkConfig(LiveSection):
             pose_device=self.pose_device,
             max_pose_skew_ns=round(self.max_pose_skew_ms * 1e6),
             stored_bits=self.stored_bits,
+            roi=self.roi,
             check_crc=self.check_crc,
         )
 
