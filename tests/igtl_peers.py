@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from kpi.emit import current_logger
 from kpi.events import ErrorRaised, Event
 from stages.sources.feed import Arrival
-from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_door import Door, Doorkeeper
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
+from stages.sources.troubles import Troubles
 
 WAIT_S = 10.0
 SLICE_S = 0.05
@@ -49,13 +49,13 @@ def until(condition: Callable[[], bool], wait_s: float = WAIT_S) -> None:
 
 @contextmanager
 def feed_and_sender(
-    wishes: IgtlWishes | None = None, complaints: Complaints | None = None
+    wishes: IgtlWishes | None = None, troubles: Troubles | None = None
 ) -> Iterator[tuple[IgtlFeed, socket.socket]]:
     """A feed that is connected, as client, to a socket to send from."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         dialer = Dialer(Lookup("127.0.0.1", port), f"127.0.0.1 port {port}")
-        feed = IgtlFeed(dialer, wishes or IgtlWishes(), complaints or Complaints("us"))
+        feed = IgtlFeed(dialer, wishes or IgtlWishes(), troubles or Troubles("us"))
         try:
             assert feed.read(fresh, 0.0) is None
             sender, _ = server.accept()
@@ -70,12 +70,12 @@ class Listener:
     """A door on a free port, whose feeds are given out."""
 
     def __init__(self) -> None:
-        self._complaints = Complaints("us")
-        self._door = Door("127.0.0.1", 0, "us", self._complaints)
+        self._troubles = Troubles("us")
+        self._door = Door("127.0.0.1", 0, "us", self._troubles)
 
     def feed(self) -> IgtlFeed:
         """The feed of the next sender."""
-        return IgtlFeed(Doorkeeper(self._door), IgtlWishes(), self._complaints)
+        return IgtlFeed(Doorkeeper(self._door), IgtlWishes(), self._troubles)
 
     def sender(self) -> socket.socket:
         """Connects."""

@@ -29,3 +29,13 @@ def require_cuda() -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("torch finds no CUDA GPU")
+
+
+def require_file(path: Path, package: str) -> Path:
+    """`path`; skips, or fails, the test where it is missing, as `require` does."""
+    if not path.exists():
+        reason = f"{path} is missing (Debian: {package})"
+        if os.environ.get("REQUIRE_SERVICES") == "1":
+            pytest.fail(f"{reason}, and REQUIRE_SERVICES=1")
+        pytest.skip(reason)
+    return path

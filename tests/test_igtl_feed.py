@@ -27,11 +27,11 @@ from igtl_peers import SLICE_S, WAIT_S, Listener, errors_told, feed_and_sender, 
 from numpy.typing import NDArray
 
 from stages.sources.feed import Arrival, FeedError
-from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
 from stages.sources.region import Region
+from stages.sources.troubles import Troubles
 
 MS = (1 << 32) // 1000
 """A millisecond in units of 2^-32 s."""
@@ -167,7 +167,7 @@ def test_the_device_asked_for_is_taken(told: list[str]) -> None:
         for index, device in enumerate("ABA"):
             sender.sendall(image(picture(index), device=device))
         assert np.array_equal(next_arrival(feed).pixels, picture(1))
-    assert told == ["pictures of device 'A' are left out, expected those of 'B'"]
+    assert told == ["pictures of device 'A' are left out, expected those of 'B' (left out: 1)"]
 
 
 # Poses
@@ -329,7 +329,7 @@ def test_a_reset_is_told() -> None:
 def test_a_refused_connection_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    feed = IgtlFeed(Dialer(Lookup("127.0.0.1", port), "here"), IgtlWishes(), Complaints("us"))
+    feed = IgtlFeed(Dialer(Lookup("127.0.0.1", port), "here"), IgtlWishes(), Troubles("us"))
     assert outcome(feed) == "here: Connection refused"
     feed.close()
     feed.close()
@@ -339,7 +339,7 @@ def test_every_address_of_a_name_is_tried() -> None:
     """`localhost` may be ::1 first, where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        feed = IgtlFeed(Dialer(Lookup("localhost", port), "x"), IgtlWishes(), Complaints("us"))
+        feed = IgtlFeed(Dialer(Lookup("localhost", port), "x"), IgtlWishes(), Troubles("us"))
         server.settimeout(0.0)
         for _ in range(100):
             assert feed.read(fresh, 0.05) is None
@@ -356,7 +356,7 @@ def test_every_address_of_a_name_is_tried() -> None:
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "-" * 70, "a..b"])
 def test_an_unknown_name_is_told(host: str) -> None:
-    feed = IgtlFeed(Dialer(Lookup(host, 1), "there"), IgtlWishes(), Complaints("us"))
+    feed = IgtlFeed(Dialer(Lookup(host, 1), "there"), IgtlWishes(), Troubles("us"))
     assert outcome(feed, 30.0).startswith("there: ")
     feed.close()
 
@@ -378,7 +378,7 @@ def test_a_sender_is_let_in_and_others_turned_away(told: list[str]) -> None:
                 with suppress(ConnectionResetError):  # which unread bytes make of a close
                     assert second.recv(1) == b""
         feed.close()
-    assert told == ["a second sender was turned away, expected one"]
+    assert told == ["a second sender was turned away, expected one (turned away: 1)"]
 
 
 def test_the_next_sender_is_let_in_by_the_next_feed() -> None:

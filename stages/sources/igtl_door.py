@@ -10,7 +10,7 @@ from typing import Final
 
 from stages.errors import SourceError
 from stages.sources.feed import FeedError
-from stages.sources.igtl_complaints import Complaints
+from stages.sources.troubles import Troubles
 
 _CALLERS: Final = 8
 _CROWD: Final = 64  # let in or turned away at a time, so that tending stays short
@@ -22,8 +22,8 @@ class Door:
     Raises `SourceError` where the address cannot be listened on.
     """
 
-    def __init__(self, host: str, port: int, source_id: str, complaints: Complaints) -> None:
-        self._complaints = complaints
+    def __init__(self, host: str, port: int, source_id: str, troubles: Troubles) -> None:
+        self._troubles = troubles
         self._callers: list[socket.socket] = []
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -69,7 +69,7 @@ class Door:
         self._callers.clear()
         for other in self._knocking():
             other.close()
-            self._complaints.once("turned away", "a second sender was turned away, expected one")
+            self._troubles.add("turned away", "a second sender was turned away, expected one")
 
     def close(self) -> None:
         """Close it for good, and the connections of those who wait."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from stages.base import Buffer
 from stages.errors import SourceError
 from stages.sources.feed import Arrival
-from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_pixels import PixelStore
 from stages.sources.igtl_pose import Posed, PoseTrack
 from stages.sources.igtl_reader import (
@@ -27,8 +26,11 @@ from stages.sources.igtl_reader import (
 )
 from stages.sources.igtl_stream import IgtlStream
 from stages.sources.region import Region, placed
+from stages.sources.troubles import Troubles
 from stages.window import Window
 
+REFUSED: Final = "refused"
+"""How `Troubles` counts the messages that could not be used."""
 _FINE: Final = 1  # status code
 _SAME: Final = 1e-3
 
@@ -51,6 +53,7 @@ class Connector(Protocol):
 class IgtlWishes:
     """What is wanted of a stream; see `OpenIGTLinkConfig`."""
 
+    source_id: str = "openigtlink"
     device: str | None = None
     pose_device: str | None = None
     max_pose_skew_ns: int = 30_000_000
@@ -73,19 +76,19 @@ class IgtlFeed:
     """A `Feed` of the pictures of one device, each with its pose.
 
     Without a ``device`` that of the connection's first picture is taken. Messages that are
-    damaged or cannot be used are refused, counted and told (see `Complaints`), and the stream goes
+    damaged or cannot be used are refused, counted and told (see `Troubles`), and the stream goes
     on; what `IgtlStream` says ends it is a `FeedError`. A picture counts as captured when its
     first byte was seen. The array that `Buffer` gave is kept from one `read` to the next until its
     picture is delivered.
     """
 
-    def __init__(self, connector: Connector, wishes: IgtlWishes, complaints: Complaints) -> None:
+    def __init__(self, connector: Connector, wishes: IgtlWishes, troubles: Troubles) -> None:
         self._connector = connector
         self._wishes = wishes
-        self._complaints = complaints
+        self._troubles = troubles
         self._device = wishes.device
         self._stream: IgtlStream | None = None
-        self._store = PixelStore(wishes.stored_bits, wishes.roi, complaints.source_id)
+        self._store = PixelStore(wishes.stored_bits, wishes.roi, wishes.source_id)
         self._poses = PoseTrack(wishes.max_pose_skew_ns)
         self._begins: PictureBegins | None = None
         self._complete: _Complete | None = None
@@ -138,10 +141,10 @@ class IgtlFeed:
                     self._poses.add(Posed(header.unix_ns, began_ns, matrix))
             case StatusTold(_, code):
                 if code != _FINE:
-                    told_once = f"the sender reports status {code}, expected {_FINE} (fine)"
-                    self._complaints.once(f"status {code}", told_once)
+                    said = f"the sender reports status {code}, expected {_FINE} (fine)"
+                    self._troubles.add("status", said)
             case Refused(reason):
-                self._complaints.refuse(reason)
+                self._troubles.add(REFUSED, reason)
 
     def _place(self, stream: IgtlStream, begins: PictureBegins, buffer: Buffer) -> None:
         """Make room for a picture, or none for another device's."""
@@ -149,12 +152,12 @@ class IgtlFeed:
             try:
                 stream.place(self._store.room(begins.layout, buffer))
             except SourceError as error:  # another mode of the machine; it may return
-                self._complaints.refuse(str(error))
+                self._troubles.add(REFUSED, str(error))
                 stream.place(None)
             return
         stream.place(None)
-        self._complaints.once(
-            "device",
+        self._troubles.add(
+            "left out",
             f"pictures of device {begins.header.device!r} are left out, "
             f"expected those of {self._device!r}",
         )

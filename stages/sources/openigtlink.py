@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.sources.feed import Dial
-from stages.sources.igtl_complaints import Complaints
 from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_door import Door, Doorkeeper
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
 from stages.sources.limits import SourceId
 from stages.sources.live import LiveSection, LiveSource
+from stages.sources.troubles import Troubles
 
 _Device = Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[ -~]+$")]
 """A device name, as the protocol allows it."""
@@ -66,6 +66,7 @@ class OpenIGTLinkConfig(LiveSection):
     def wishes(self) -> IgtlWishes:
         """What the feeds are told."""
         return IgtlWishes(
+            source_id=self.source_id,
             device=self.device,
             pose_device=self.pose_device,
             max_pose_skew_ns=round(self.max_pose_skew_ms * 1e6),
@@ -84,22 +85,18 @@ class OpenIGTLinkSource(LiveSource):
     where the address cannot be listened on.
     """
 
-    listens_on: str | None = None
-    """tcp://HOST:PORT where senders connect; None as a client."""
+    endpoint: str
+    """tcp://HOST:PORT where senders connect; only as a server (see `ListeningSource`)."""
 
     def __init__(self, config: OpenIGTLinkConfig) -> None:
-        self._complaints = Complaints(config.source_id)
+        self.troubles = Troubles(config.source_id)
+        """Messages that could not be used (`refused`), and what else was told, counted."""
         self._door: Door | None = None
         if config.listen:
-            self._door = Door(config.host, config.port, config.source_id, self._complaints)
+            self._door = Door(config.host, config.port, config.source_id, self.troubles)
             host = f"[{config.host}]" if ":" in config.host else config.host
-            self.listens_on = f"tcp://{host}:{self._door.port}"
+            self.endpoint = f"tcp://{host}:{self._door.port}"
         super().__init__(config, self._dialled(config))
-
-    @property
-    def refused(self) -> int:
-        """Messages that could not be used, so far."""
-        return self._complaints.refused
 
     def close(self) -> None:
         """See `stages.base.Source.close`."""
@@ -108,12 +105,12 @@ class OpenIGTLinkSource(LiveSource):
             self._door.close()
 
     def _dialled(self, config: OpenIGTLinkConfig) -> Dial:
-        wishes, complaints, door = config.wishes, self._complaints, self._door
+        wishes, troubles, door = config.wishes, self.troubles, self._door
         if door is not None:
-            return lambda: IgtlFeed(Doorkeeper(door), wishes, complaints)
+            return lambda: IgtlFeed(Doorkeeper(door), wishes, troubles)
         lookup = Lookup(config.host, config.port)
         where = f"{config.host} port {config.port}"
-        return lambda: IgtlFeed(Dialer(lookup, where), wishes, complaints)
+        return lambda: IgtlFeed(Dialer(lookup, where), wishes, troubles)
 
 
 def _is_loopback(host: str) -> bool:
