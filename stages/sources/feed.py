@@ -29,7 +29,8 @@ class Arrival:
     spacing_mm: tuple[float, float] | None = None
     """(y, x) millimetres per pixel, as the sender tells."""
     pose: NDArray[np.float64] | None = None
-    """(4, 4) image-to-world."""
+    """(4, 4) image-to-world: from millimetres right of and below the centre of the first pixel of
+    the sender's picture to millimetres in its world."""
     origin_yx: tuple[int, int] = (0, 0)
     """Where `pixels` begins in the sender's picture."""
     full_hw: tuple[int, int] | None = None
