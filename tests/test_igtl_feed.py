@@ -301,6 +301,25 @@ def test_waiting_between_messages_is_not_dripping() -> None:
         assert np.array_equal(next_arrival(feed).pixels, picture(1))
 
 
+def test_a_reader_that_is_held_up_is_not_the_senders_fault() -> None:
+    def slow(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        time.sleep(2.2)  # all memory is in use
+        return fresh(shape)
+
+    with feed_and_sender() as (feed, sender):
+        sender.sendall(image(picture()))
+        arrival = None
+        while arrival is None:
+            arrival = feed.read(slow, SLICE_S)
+        assert np.array_equal(arrival.pixels, picture())
+        data = image(picture(1))
+        sender.sendall(data[:100])
+        assert feed.read(fresh, SLICE_S) is None
+        time.sleep(2.2)
+        sender.sendall(data[100:])
+        assert np.array_equal(next_arrival(feed).pixels, picture(1))
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [

@@ -20,6 +20,8 @@ class IgtlStream:
     def __init__(self, connected: socket.socket, *, check_crc: bool) -> None:
         self.began_ns = time.monotonic_ns()
         """When the first byte of the message told last was seen, on the monotonic clock."""
+        self._late_ns = 0
+        self._left_ns = self.began_ns
         self._socket = connected
         self._reader = MessageReader(check_crc=check_crc)
 
@@ -27,21 +29,29 @@ class IgtlStream:
         """What comes next, waiting until then (monotonic) at most; None where nothing came.
 
         Raises `FeedError` where the stream ends or cannot be followed, and where a message takes
-        longer than 2 s from its first byte to its last.
+        longer than 2 s from its first byte to its last; what passes while nobody receives is not
+        the sender's doing, and is not counted.
         """
+        self._late_ns += time.monotonic_ns() - self._left_ns
+        try:
+            return self._receive(until_ns)
+        finally:
+            self._left_ns = time.monotonic_ns()
+
+    def _receive(self, until_ns: int) -> Told | None:
         reader = self._reader
         while True:
+            within = reader.within_message
+            count = self._fill(min(until_ns, self._late_ns) if within else until_ns)
             now_ns = time.monotonic_ns()
-            late_ns = self.began_ns + _MESSAGE_NS
-            if reader.within_message and now_ns >= late_ns:
+            if within and now_ns >= self._late_ns:
                 raise FeedError("a message was not complete after 2 s")
-            count = self._fill(min(until_ns, late_ns) if reader.within_message else until_ns)
             if not count:
-                if time.monotonic_ns() >= until_ns:
+                if now_ns >= until_ns:
                     return None
                 continue
-            if not reader.within_message:
-                self.began_ns = time.monotonic_ns()
+            if not within:
+                self.began_ns, self._late_ns = now_ns, now_ns + _MESSAGE_NS
             try:
                 told = reader.filled(count)
             except StreamError as error:
