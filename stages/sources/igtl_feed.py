@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.base import Buffer
-from stages.errors import SourceError
 from stages.sources.feed import Arrival
 from stages.sources.igtl_pixels import PixelStore
 from stages.sources.igtl_pose import Posed, PoseTrack
@@ -134,8 +133,8 @@ class IgtlFeed:
                 self._begins = told
             case PictureEnds(header, layout):
                 self._device = header.device
-                pixels = self._store.picture(layout, buffer)
-                self._complete = _Complete(told, pixels, self._store.window, began_ns)
+                pixels, window = self._store.picture(layout, buffer)
+                self._complete = _Complete(told, pixels, window, began_ns)
             case PoseTold(header, matrix):
                 if header.device == self._wishes.pose_device:
                     self._poses.add(Posed(header.unix_ns, began_ns, matrix))
@@ -149,11 +148,7 @@ class IgtlFeed:
     def _place(self, stream: IgtlStream, begins: PictureBegins, buffer: Buffer) -> None:
         """Make room for a picture, or none for another device's."""
         if self._device is None or self._device == begins.header.device:
-            try:
-                stream.place(self._store.room(begins.layout, buffer))
-            except SourceError as error:  # another mode of the machine; it may return
-                self._troubles.add(REFUSED, str(error))
-                stream.place(None)
+            stream.place(self._store.room(begins.layout, buffer))
             return
         stream.place(None)
         self._troubles.add(
