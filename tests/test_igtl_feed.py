@@ -410,6 +410,22 @@ def test_the_next_sender_is_let_in_by_the_next_feed() -> None:
             feed.close()
 
 
+def test_a_sender_that_left_and_came_again_is_not_turned_away() -> None:
+    with Listener() as us:
+        feed = us.feed()
+        with us.sender() as first:
+            first.sendall(image(picture(0)) + image(picture(1)))
+            assert np.array_equal(next_arrival(feed).pixels, picture(0))
+        with us.sender() as again:
+            again.sendall(image(picture(2)))
+            assert np.array_equal(next_arrival(feed).pixels, picture(1))
+            assert outcome(feed) == "the sender closed the connection between messages"
+            feed.close()
+            feed = us.feed()
+            assert np.array_equal(next_arrival(feed).pixels, picture(2))
+        feed.close()
+
+
 def test_those_who_connect_and_say_nothing_keep_nobody_out() -> None:
     with Listener() as us:
         feed = us.feed()

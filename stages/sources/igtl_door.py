@@ -100,14 +100,17 @@ class Doorkeeper:
 
     def __init__(self, door: Door) -> None:
         self._door = door
+        self._sender: socket.socket | None = None
 
     def connect(self, timeout_s: float) -> socket.socket | None:
         """See `Connector.connect`."""
-        return self._door.let_in(timeout_s)
+        self._sender = self._door.let_in(timeout_s)
+        return self._sender
 
     def tend(self) -> None:
-        """See `Connector.tend`."""
-        self._door.turn_away()
+        """See `Connector.tend`. A sender that has left may have come again, and waits."""
+        if self._sender is not None and not _has_left(self._sender):
+            self._door.turn_away()
 
     def close(self) -> None:
         """See `Connector.close`; the door stays open for the next feed."""
@@ -128,3 +131,10 @@ def _speaks(caller: socket.socket) -> bool:
         return bool(caller.recv(1, socket.MSG_PEEK))
     except OSError:
         return False
+
+
+def _has_left(sender: socket.socket) -> bool:
+    """Whether the sender has closed the connection, be there unread bytes of its or not."""
+    poll = select.poll()
+    poll.register(sender, select.POLLRDHUP)
+    return bool(poll.poll(0))
