@@ -150,6 +150,19 @@ def test_time_not_told_is_not_invented() -> None:
         assert next_arrival(feed).captured_unix_ns is None
 
 
+def test_what_waited_on_its_way_is_as_old_as_its_stamp_says() -> None:
+    with feed_and_sender() as (feed, sender):
+        sender.sendall(image(picture(0)))
+        first = next_arrival(feed)
+        time.sleep(0.5)
+        sender.sendall(image(picture(1), fraction=QUARTER + 10 * MS))
+        second = next_arrival(feed)
+        sender.sendall(image(picture(1), seconds=0, fraction=0))
+        third = next_arrival(feed)
+    assert second.captured_ns - first.captured_ns == pytest.approx(10e6, abs=2e6)
+    assert third.captured_ns - first.captured_ns >= 500e6
+
+
 # Devices
 
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 from chaos_proxy import ChaosProxy
 from conftest import StartCli
-from igtl_messages import image, picture
+from igtl_messages import image, message, picture, transform_body
 from igtl_peers import WAIT_S, until
 from igtl_senders import Broadcaster, number, numbered
 
@@ -96,6 +96,11 @@ def number_of(frame: Frame) -> int:
     return index
 
 
+def port_of(source: OpenIGTLinkSource) -> int:
+    assert isinstance(source, ListeningSource)
+    return int(source.endpoint.rsplit(":", 1)[1])
+
+
 # Configuration
 
 
@@ -156,8 +161,7 @@ def test_pictures_become_frames_in_order(events: Events) -> None:
 
 def test_as_a_server_it_tells_where_and_takes_senders_in_turn(events: Events) -> None:
     source = OpenIGTLinkSource(configured(listen=True, port=0))
-    assert isinstance(source, ListeningSource)
-    port = int(source.endpoint.rsplit(":", 1)[1])
+    port = port_of(source)
     grab = Grab(source, CPU, mailbox="every", depth=8)
     grab.start()
     for index in range(3):
@@ -169,6 +173,53 @@ def test_as_a_server_it_tells_where_and_takes_senders_in_turn(events: Events) ->
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), WAIT_S)
     assert not isinstance(OpenIGTLinkSource(configured()), ListeningSource)
+
+
+def test_the_transform_asked_for_is_the_pose_of_the_frame() -> None:
+    source = OpenIGTLinkSource(configured(listen=True, port=0, pose_device="Tool"))
+    grab = Grab(source, CPU)
+    grab.start()
+    tool = np.eye(4)
+    tool[:3, 3] = (1, 2, 3)
+    with socket.create_connection(("127.0.0.1", port_of(source)), WAIT_S) as sender:
+        sender.sendall(message("TRANSFORM", transform_body(tool), device="Tool"))
+        sender.sendall(image(picture(0, (1, 1))))
+        pose = frames(grab, 1)[0].pose
+    grab.stop()
+    assert pose is not None
+    assert np.array_equal(pose, tool)
+
+
+def test_a_crowd_at_the_door_disturbs_nobody() -> None:
+    source = OpenIGTLinkSource(configured(listen=True, port=0))
+    grab = Grab(source, CPU, mailbox="every", depth=8)
+    grab.start()
+    port, us, over = port_of(source), psutil.Process(), threading.Event()
+    calls = 0
+
+    def crowd() -> None:
+        nonlocal calls
+        while not over.is_set():
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", port), 0.2).close()
+            calls += 1
+
+    thread = threading.Thread(target=crowd)
+    thread.start()
+    try:
+        with socket.create_connection(("127.0.0.1", port), WAIT_S) as sender:
+            files = us.num_fds()
+            for index in range(100):
+                sender.sendall(image(numbered(index)))
+                assert number_of(frames(grab, 1)[0]) == index
+                time.sleep(0.01)
+            assert us.num_fds() < files + 100  # the crowd's own, and those at the door
+    finally:
+        over.set()
+        thread.join(WAIT_S)
+        grab.stop()
+    assert calls > 50
+    assert source.troubles.counts["turned away"] > 10
 
 
 def test_a_flipped_bit_costs_its_picture_and_nothing_else(events: Events) -> None:

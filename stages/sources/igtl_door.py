@@ -13,7 +13,7 @@ from stages.sources.feed import FeedError
 from stages.sources.troubles import Troubles
 
 _CALLERS: Final = 8
-_CROWD: Final = 64  # let in or turned away at a time, so that tending stays short
+_CROWD: Final = 64  # outside the door, and turned away at a time: tending stays short
 
 
 class Door:
@@ -27,7 +27,7 @@ class Door:
         self._callers: list[socket.socket] = []
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._socket = socket.create_server((host, port), family=family, backlog=_CALLERS)
+            self._socket = socket.create_server((host, port), family=family, backlog=_CROWD)
         except OSError as error:
             raise SourceError(
                 f"source {source_id}: cannot listen on {host} port {port}: "
@@ -50,14 +50,14 @@ class Door:
         until_s = time.monotonic() + timeout_s
         while True:
             remaining_s = max(until_s - time.monotonic(), 0.0)
-            for ready in _readable([self, *self._callers], remaining_s):
-                if isinstance(ready, Door):
-                    self._open()
-                elif ready in self._callers:
-                    self._callers.remove(ready)
-                    if _speaks(ready):
-                        return ready
-                    ready.close()
+            ready = _readable([self, *self._callers], remaining_s)
+            for caller in [one for one in self._callers if one in ready]:
+                self._callers.remove(caller)
+                if _speaks(caller):
+                    return caller
+                caller.close()
+            if self in ready:
+                self._open()
             if time.monotonic() >= until_s:
                 return None
 
@@ -67,7 +67,7 @@ class Door:
         for caller in self._callers:
             caller.close()
         self._callers.clear()
-        for other in self._knocking():
+        for other in self._knocking(_CROWD):
             other.close()
             self._troubles.add("turned away", "a second sender was turned away, expected one")
 
@@ -78,16 +78,17 @@ class Door:
             caller.close()
 
     def _open(self) -> None:
-        for caller in self._knocking():
+        room = _CALLERS - len(self._callers)
+        for caller in self._knocking(max(room, 1)):  # the others stay outside for now
             caller.setblocking(False)
             self._callers.append(caller)
-            if len(self._callers) > _CALLERS:
-                self._callers.pop(0).close()
+        if len(self._callers) > _CALLERS:
+            self._callers.pop(0).close()
 
-    def _knocking(self) -> Iterator[socket.socket]:
-        """Those who knock now, though not all of a crowd."""
+    def _knocking(self, most: int) -> Iterator[socket.socket]:
+        """Those who knock now, ``most`` at most."""
         try:
-            for _ in range(_CROWD):
+            for _ in range(most):
                 yield self._socket.accept()[0]
         except (BlockingIOError, ConnectionError, TimeoutError):
             return

@@ -24,6 +24,7 @@ from stages.sources.igtl_reader import (
     Told,
 )
 from stages.sources.igtl_stream import IgtlStream
+from stages.sources.lag import LagWatch
 from stages.sources.region import Region, placed
 from stages.sources.troubles import Troubles
 from stages.window import Window
@@ -77,8 +78,8 @@ class IgtlFeed:
     Without a ``device`` that of the connection's first picture is taken. Messages that are
     damaged or cannot be used are refused, counted and told (see `Troubles`), and the stream goes
     on; what `IgtlStream` says ends it is a `FeedError`. A picture counts as captured when its
-    first byte was seen. The array that `Buffer` gave is kept from one `read` to the next until its
-    picture is delivered.
+    first byte was seen, less what it waited by the sender's stamps (see `LagWatch`). The array
+    that `Buffer` gave is kept from one `read` to the next until its picture is delivered.
     """
 
     def __init__(self, connector: Connector, wishes: IgtlWishes, troubles: Troubles) -> None:
@@ -89,6 +90,7 @@ class IgtlFeed:
         self._stream: IgtlStream | None = None
         self._store = PixelStore(wishes.stored_bits, wishes.roi, wishes.source_id)
         self._poses = PoseTrack(wishes.max_pose_skew_ns)
+        self._lag = LagWatch()
         self._begins: PictureBegins | None = None
         self._complete: _Complete | None = None
         self._spacing_mm: tuple[float, float] | None = None
@@ -180,12 +182,15 @@ class IgtlFeed:
         self._complete = None
         return Arrival(
             pixels=complete.pixels,
-            captured_ns=complete.began_ns,
+            captured_ns=self._captured(complete.began_ns, header.unix_ns),
             captured_unix_ns=header.unix_ns,
             spacing_mm=self._spacing(layout.spacing_mm),
             pose=pose,
             **placed(complete.window),
         )
+
+    def _captured(self, began_ns: int, unix_ns: int | None) -> int:
+        return began_ns if unix_ns is None else began_ns - self._lag.lag_ns(began_ns, unix_ns)
 
     def _spacing(self, told: tuple[float, float] | None) -> tuple[float, float] | None:
         """That of the picture before, unless this one tells another: lengths of vectors that turn
