@@ -35,6 +35,7 @@ import psutil
 
 from benchmarks.report import parser, print_table, write_json
 from tests.chaos_proxy import ChaosProxy
+from tests.igtl_senders import Broadcaster
 from tests.rtsp_peer import RtspServer
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,17 @@ def rtsp() -> Iterator[Peer]:
         )
 
 
-TRANSPORTS: dict[str, Callable[[], AbstractContextManager[Peer]]] = {"rtsp": rtsp}
+@contextmanager
+def openigtlink() -> Iterator[Peer]:
+    """100 small pictures a second."""
+    with Broadcaster() as server:
+        yield Peer(server.port, lambda port: {"kind": "openigtlink", "port": port})
+
+
+TRANSPORTS: dict[str, Callable[[], AbstractContextManager[Peer]]] = {
+    "openigtlink": openigtlink,
+    "rtsp": rtsp,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 
 import numpy as np
-from igtl_messages import STAMP_S, image
 from numpy.typing import NDArray
+
+from tests.igtl_messages import STAMP_S, image
 
 PERIOD_S = 0.01
 SHAPE = (48, 64)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from chaos_proxy import ChaosProxy
-from conftest import StartCli
+from conftest import Outcome, StartCli
 from igtl_messages import image, message, picture, transform_body
 from igtl_peers import WAIT_S, until
 from igtl_senders import Broadcaster, number, numbered
@@ -338,7 +338,16 @@ def test_it_stops_from_every_state(begin: Begin) -> None:
         one.close()
 
 
-# A run
+# The commands
+
+
+def test_a_probe_shows_what_comes(call_main: Callable[..., Outcome]) -> None:
+    with Broadcaster() as sender:
+        target = f"igtl://127.0.0.1:{sender.port}"
+        outcome = call_main("sources", "probe", target, "--seconds", "0.5")
+    assert outcome.code == 0, outcome.stderr
+    assert "OpenIGTLink version 1, IMAGE 'Probe', 8 bit grey, RAS" in outcome.stdout
+    assert "64" in outcome.stdout
 
 
 def test_a_run_is_fed_and_tells_where_it_listens(start_cli: StartCli, tmp_path: Path) -> None:

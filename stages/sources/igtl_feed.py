@@ -94,6 +94,8 @@ class IgtlFeed:
         self._begins: PictureBegins | None = None
         self._complete: _Complete | None = None
         self._spacing_mm: tuple[float, float] | None = None
+        self.description = "OpenIGTLink"
+        """How the newest picture was sent, in a few words."""
 
     def read(self, buffer: Buffer, timeout_s: float) -> Arrival | None:
         """See `stages.sources.feed.Feed.read`."""
@@ -135,6 +137,10 @@ class IgtlFeed:
                 self._begins = told
             case PictureEnds(header, layout):
                 self._device = header.device
+                self.description = (
+                    f"OpenIGTLink version {header.version}, IMAGE {header.device!r}, "
+                    f"{layout.description}"
+                )
                 pixels, window = self._store.picture(layout, buffer)
                 self._complete = _Complete(told, pixels, window, began_ns)
             case PoseTold(header, matrix):

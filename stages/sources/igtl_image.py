@@ -33,6 +33,8 @@ class ImageLayout:
     value_bytes: int
     """1 or 2."""
     big_endian: bool
+    lps: bool
+    """Whether the sender's world is LPS; else it is RAS."""
     spacing_mm: tuple[float, float] | None
     """(y, x) millimetres per pixel: how long the vectors j and i are."""
     pose: NDArray[np.float64] | None
@@ -42,6 +44,12 @@ class ImageLayout:
     def shape(self) -> tuple[int, ...]:
         """(H, W) or (H, W, 3)."""
         return self.size_hw if self.components == 1 else (*self.size_hw, self.components)
+
+    @property
+    def description(self) -> str:
+        """In a few words."""
+        colour = "grey" if self.components == 1 else "RGB"
+        return f"{8 * self.value_bytes} bit {colour}, {'LPS' if self.lps else 'RAS'}"
 
     @property
     def nbytes(self) -> int:
@@ -70,8 +78,11 @@ def parse_image(data: bytes | bytearray, pixel_bytes: int) -> ImageLayout:
         raise MessageError("an IMAGE with a part of the picture, expected the whole")
     if not all(map(math.isfinite, matrix)):
         raise MessageError("an IMAGE whose position is not finite")
-    spacing, pose = _calibration(matrix, (height, width), lps=world == _LPS)
-    layout = ImageLayout((height, width), components, _BYTES[scalar], order == _BIG, spacing, pose)
+    lps = world == _LPS
+    spacing, pose = _calibration(matrix, (height, width), lps=lps)
+    layout = ImageLayout(
+        (height, width), components, _BYTES[scalar], order == _BIG, lps, spacing, pose
+    )
     if layout.nbytes != pixel_bytes:
         raise MessageError(
             f"an IMAGE of {width}x{height} pixels with {pixel_bytes} bytes, "

@@ -92,11 +92,17 @@ class OpenIGTLinkSource(LiveSource):
         self.troubles = Troubles(config.source_id)
         """Messages that could not be used (`refused`), and what else was told, counted."""
         self._door: Door | None = None
+        self._newest: IgtlFeed | None = None
         if config.listen:
             self._door = Door(config.host, config.port, config.source_id, self.troubles)
             host = f"[{config.host}]" if ":" in config.host else config.host
             self.endpoint = f"tcp://{host}:{self._door.port}"
         super().__init__(config, self._dialled(config))
+
+    @property
+    def description(self) -> str:
+        """See `stages.base.DescribedSource`."""
+        return "OpenIGTLink" if self._newest is None else self._newest.description
 
     def close(self) -> None:
         """See `stages.base.Source.close`."""
@@ -106,11 +112,15 @@ class OpenIGTLinkSource(LiveSource):
 
     def _dialled(self, config: OpenIGTLinkConfig) -> Dial:
         wishes, troubles, door = config.wishes, self.troubles, self._door
-        if door is not None:
-            return lambda: IgtlFeed(Doorkeeper(door), wishes, troubles)
         lookup = Lookup(config.host, config.port)
         where = f"{config.host} port {config.port}"
-        return lambda: IgtlFeed(Dialer(lookup, where), wishes, troubles)
+
+        def dial() -> IgtlFeed:
+            connector = Dialer(lookup, where) if door is None else Doorkeeper(door)
+            self._newest = IgtlFeed(connector, wishes, troubles)
+            return self._newest
+
+        return dial
 
 
 def _is_loopback(host: str) -> bool:
