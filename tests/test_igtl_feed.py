@@ -247,6 +247,15 @@ def test_a_picture_that_waits_for_its_pose_is_delivered_when_the_next_one_begins
         assert z_of(second) == 3.0
 
 
+def test_a_picture_that_came_slowly_still_waits_for_the_transform_behind_it() -> None:
+    with feed_and_sender(POSED) as (feed, sender):
+        data = image(picture())
+        sender.sendall(tool(0, -5) + data[:100])
+        assert feed.read(fresh, 0.1) is None
+        sender.sendall(data[100:] + tool(7))
+        assert z_of(next_arrival(feed)) == 7.0
+
+
 def test_without_stamps_arrival_times_are_compared() -> None:
     with feed_and_sender(POSED) as (feed, sender):
         sender.sendall(tool(4, seconds=0, fraction=0) + image(picture()))

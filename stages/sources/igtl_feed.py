@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stages.base import Buffer
 from stages.sources.feed import Arrival
+from stages.sources.igtl_pairing import Complete, Pairing
 from stages.sources.igtl_pixels import PixelStore
-from stages.sources.igtl_pose import Posed, PoseTrack
 from stages.sources.igtl_reader import (
     PictureBegins,
     PictureEnds,
@@ -24,15 +20,12 @@ from stages.sources.igtl_reader import (
     Told,
 )
 from stages.sources.igtl_stream import IgtlStream
-from stages.sources.lag import LagWatch
-from stages.sources.region import Region, placed
+from stages.sources.region import Region
 from stages.sources.troubles import Troubles
-from stages.window import Window
 
 REFUSED: Final = "refused"
 """How `Troubles` counts the messages that could not be used."""
 _FINE: Final = 1  # status code
-_SAME: Final = 1e-3
 
 
 class Connector(Protocol):
@@ -62,24 +55,14 @@ class IgtlWishes:
     check_crc: bool = True
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Complete:
-    """A picture that is all there."""
-
-    told: PictureEnds
-    pixels: NDArray[np.uint8]
-    window: Window
-    began_ns: int
-
-
 class IgtlFeed:
     """A `Feed` of the pictures of one device, each with its pose.
 
     Without a ``device`` that of the connection's first picture is taken. Messages that are
     damaged or cannot be used are refused, counted and told (see `Troubles`), and the stream goes
-    on; what `IgtlStream` says ends it is a `FeedError`. A picture counts as captured when its
-    first byte was seen, less what it waited by the sender's stamps (see `LagWatch`). The array
-    that `Buffer` gave is kept from one `read` to the next until its picture is delivered.
+    on; what `IgtlStream` says ends it is a `FeedError`. What a picture's time and pose are is told
+    in `Pairing`. The array that `Buffer` gave is kept from one `read` to the next until its picture
+    is delivered.
     """
 
     def __init__(self, connector: Connector, wishes: IgtlWishes, troubles: Troubles) -> None:
@@ -89,11 +72,8 @@ class IgtlFeed:
         self._device = wishes.device
         self._stream: IgtlStream | None = None
         self._store = PixelStore(wishes.stored_bits, wishes.roi, wishes.source_id)
-        self._poses = PoseTrack(wishes.max_pose_skew_ns)
-        self._lag = LagWatch()
+        self._pairing = Pairing(wishes.pose_device, wishes.max_pose_skew_ns)
         self._begins: PictureBegins | None = None
-        self._complete: _Complete | None = None
-        self._spacing_mm: tuple[float, float] | None = None
         self.description = "OpenIGTLink"
         """How the newest picture was sent, in a few words."""
 
@@ -106,13 +86,15 @@ class IgtlFeed:
                 return None
         self._connector.tend()
         while True:
-            arrival = self._due()
+            # A picture that begins needs the room of the next one, which ends the waiting.
+            at_once = self._begins is not None
+            arrival = self._pairing.take(time.monotonic_ns(), at_once=at_once)
             if arrival is not None:
                 return arrival
             if self._begins is not None:
                 self._place(self._stream, self._begins, buffer)
                 self._begins = None
-            told = self._stream.receive(self._until(until_ns))
+            told = self._stream.receive(self._pairing.until(until_ns))
             if told is not None:
                 self._heed(told, self._stream.began_ns, buffer)
             elif time.monotonic_ns() >= until_ns:
@@ -128,7 +110,7 @@ class IgtlFeed:
         connected = self._connector.connect(timeout_s)
         if connected is None:
             return None
-        self._poses.begin(time.monotonic_ns())
+        self._pairing.begin(time.monotonic_ns())
         return IgtlStream(connected, check_crc=self._wishes.check_crc)
 
     def _heed(self, told: Told, began_ns: int, buffer: Buffer) -> None:
@@ -142,10 +124,10 @@ class IgtlFeed:
                     f"{layout.description}"
                 )
                 pixels, window = self._store.picture(layout, buffer)
-                self._complete = _Complete(told, pixels, window, began_ns)
-            case PoseTold(header, matrix):
-                if header.device == self._wishes.pose_device:
-                    self._poses.add(Posed(header.unix_ns, began_ns, matrix))
+                ended_ns = time.monotonic_ns()
+                self._pairing.put(Complete(told, pixels, window, began_ns, ended_ns))
+            case PoseTold():
+                self._pairing.add_pose(told, began_ns)
             case StatusTold(_, code):
                 if code != _FINE:
                     said = f"the sender reports status {code}, expected {_FINE} (fine)"
@@ -164,48 +146,3 @@ class IgtlFeed:
             f"pictures of device {begins.header.device!r} are left out, "
             f"expected those of {self._device!r}",
         )
-
-    def _until(self, until_ns: int) -> int:
-        """How long to wait for a message: less where a picture waits for its pose."""
-        if self._complete is None:
-            return until_ns
-        return min(until_ns, self._complete.began_ns + self._wishes.max_pose_skew_ns)
-
-    def _due(self) -> Arrival | None:
-        """The complete picture, unless it waits for its pose."""
-        complete = self._complete
-        if complete is None:
-            return None
-        header, layout = complete.told.header, complete.told.layout
-        pose = layout.pose
-        if self._wishes.pose_device is not None:
-            times = header.unix_ns, complete.began_ns
-            # A picture that begins needs the room of the next one, which ends the waiting.
-            if self._begins is None and self._poses.waits(*times, time.monotonic_ns()):
-                return None
-            tool = self._poses.nearest(*times)
-            pose = None if tool is None or pose is None else tool @ pose
-        self._complete = None
-        return Arrival(
-            pixels=complete.pixels,
-            captured_ns=self._captured(complete.began_ns, header.unix_ns),
-            captured_unix_ns=header.unix_ns,
-            spacing_mm=self._spacing(layout.spacing_mm),
-            pose=pose,
-            **placed(complete.window),
-        )
-
-    def _captured(self, began_ns: int, unix_ns: int | None) -> int:
-        return began_ns if unix_ns is None else began_ns - self._lag.lag_ns(began_ns, unix_ns)
-
-    def _spacing(self, told: tuple[float, float] | None) -> tuple[float, float] | None:
-        """That of the picture before, unless this one tells another: lengths of vectors that turn
-        differ in their last digits, and a change of spacing begins an epoch."""
-        kept = self._spacing_mm
-        if told is None or kept is None or not all(map(_same, kept, told)):
-            self._spacing_mm = told
-        return self._spacing_mm
-
-
-def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=_SAME)

@@ -56,8 +56,8 @@ class PoseTrack:
 
     That is the one nearest in time, at most ``max_skew_ns`` away. Times are those that the sender
     stamped where both carry one, else those of arrival. A sender may send the transform behind
-    its picture, so a picture `waits` for a transform of its time or later, as long as they are
-    coming at all.
+    its picture, so a picture `waits` for a transform of its time or later, if they are coming at
+    all.
     """
 
     def __init__(self, max_skew_ns: int) -> None:
@@ -82,8 +82,8 @@ class PoseTrack:
         return found.matrix
 
     def waits(self, unix_ns: int | None, arrived_ns: int, now_ns: int) -> bool:
-        """Whether a better one may still come, seen from `now_ns` (monotonic)."""
-        if now_ns - arrived_ns >= self._max_skew_ns or now_ns - self._heard_ns >= _SILENT_NS:
+        """Whether a better one may still come, seen from ``now_ns`` (monotonic)."""
+        if now_ns - self._heard_ns >= _SILENT_NS:
             return False
         return all(_later(posed, unix_ns, arrived_ns) < 0 for posed in self._seen)
 
