@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -322,6 +323,39 @@ def test_waiting_between_messages_is_not_dripping() -> None:
         assert np.array_equal(next_arrival(feed).pixels, picture(1))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        message("STRING", b"skipped"),
+        message("STRING", bytes(1 << 20)),
+        message("STRING", b"damaged", crc=1),
+        message("TRANSFORM", transform_body(np.eye(4)), device="Tool"),
+        image(picture(), device="Other"),
+    ],
+    ids=["skipped", "large", "damaged", "transforms", "of another device"],
+)
+def test_a_flood_holds_no_read_up(data: bytes) -> None:
+    over = threading.Event()
+    with feed_and_sender(IgtlWishes(device="Probe", pose_device="Tool")) as (feed, sender):
+
+        def flood() -> None:
+            with suppress(OSError):
+                while not over.is_set():
+                    sender.sendall(data * max(1, 1000 // len(data)))
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for _ in range(3):
+                began = time.monotonic()
+                assert feed.read(fresh, 0.1) is None
+                assert 0.09 < time.monotonic() - began < 1.0
+        finally:
+            over.set()
+            feed.close()
+            thread.join()
+
+
 def test_a_reader_that_is_held_up_is_not_the_senders_fault() -> None:
     def slow(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         time.sleep(2.2)  # all memory is in use
@@ -418,7 +452,7 @@ def test_a_sender_is_let_in_and_others_turned_away(told: list[str]) -> None:
                 with suppress(ConnectionResetError):  # which unread bytes make of a close
                     assert second.recv(1) == b""
         feed.close()
-    assert told == ["a second sender was turned away, expected one (turned away: 1)"]
+    assert told == ["another sender was turned away, expected one (turned away: 1)"]
 
 
 def test_the_next_sender_is_let_in_by_the_next_feed() -> None:

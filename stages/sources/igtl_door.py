@@ -6,6 +6,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from stages.errors import SourceError
@@ -67,9 +68,10 @@ class Door:
         for caller in self._callers:
             caller.close()
         self._callers.clear()
-        for other in self._knocking(_CROWD):
-            other.close()
-            self._troubles.add("turned away", "a second sender was turned away, expected one")
+        with suppress(FeedError):  # for want of descriptors, say: the sender is not to blame
+            for other in self._knocking(_CROWD):
+                other.close()
+                self._troubles.add("turned away", "another sender was turned away, expected one")
 
     def close(self) -> None:
         """Close it for good, and the connections of those who wait."""

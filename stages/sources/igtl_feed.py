@@ -86,19 +86,17 @@ class IgtlFeed:
                 return None
         self._connector.tend()
         while True:
-            # A picture that begins needs the room of the next one, which ends the waiting.
-            at_once = self._begins is not None
-            arrival = self._pairing.take(time.monotonic_ns(), at_once=at_once)
-            if arrival is not None:
-                return arrival
             if self._begins is not None:
                 self._place(self._stream, self._begins, buffer)
                 self._begins = None
             told = self._stream.receive(self._pairing.until(until_ns))
             if told is not None:
                 self._heed(told, self._stream.began_ns, buffer)
-            elif time.monotonic_ns() >= until_ns:
-                return None
+            now_ns = time.monotonic_ns()
+            # A picture that begins needs the room of the next one, which ends the waiting.
+            arrival = self._pairing.take(now_ns, at_once=self._begins is not None)
+            if arrival is not None or now_ns >= until_ns:
+                return arrival
 
     def close(self) -> None:
         """See `stages.sources.feed.Feed.close`."""
