@@ -13,6 +13,8 @@ STAMP_S = 1_700_000_000
 STAMP_NS = STAMP_S * 1_000_000_000 + 250_000_000
 QUARTER = 1 << 30
 """Of a second, in units of 2^-32 s."""
+MS = (1 << 32) // 1000
+"""A millisecond, likewise."""
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kpi.emit import current_logger
 from kpi.events import ErrorRaised, Event
-from stages.sources.feed import Arrival
+from stages.sources.feed import Arrival, FeedError
 from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_door import Door, Doorkeeper
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
@@ -103,3 +103,14 @@ def errors_told() -> Iterator[list[str]]:
         yield messages
     finally:
         current_logger.reset(token)
+
+
+def outcome(feed: IgtlFeed, wait_s: float = WAIT_S) -> str:
+    """Why the connection ended."""
+    deadline = time.monotonic() + wait_s
+    try:
+        while time.monotonic() < deadline:
+            assert feed.read(fresh, SLICE_S) is None
+    except FeedError as error:
+        return str(error)
+    raise TimeoutError("the connection did not end")
