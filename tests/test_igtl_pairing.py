@@ -30,19 +30,17 @@ from igtl_peers import (
 from stages.sources.feed import Arrival
 from stages.sources.igtl_feed import IgtlWishes
 
-# Poses
-
 TOOL = np.array([[0.0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]])
-POSED = IgtlWishes(pose_device="Tool", max_pose_skew_ns=20_000_000)
+POSED = IgtlWishes(pose_device="Tool", max_pose_skew_ns=400_000_000)
 
 
 def tool(index: int = 0, after_ms: int = 0, device: str = "Tool", **header: Any) -> bytes:
     """A TRANSFORM stamped so much later than the pictures, moved by `index` mm."""
     matrix = TOOL.copy()
     matrix[2, 3] += index
-    fraction = QUARTER + after_ms * MS
-    body = transform_body(matrix)
-    return message("TRANSFORM", body, **{"device": device, "fraction": fraction, **header})
+    seconds, fraction = divmod((STAMP_S << 32) + QUARTER + after_ms * MS, 1 << 32)
+    told = {"device": device, "seconds": seconds, "fraction": fraction, **header}
+    return message("TRANSFORM", transform_body(matrix), **told)
 
 
 def z_of(arrival: Arrival) -> float | None:
@@ -65,10 +63,10 @@ def test_a_transform_moves_the_picture_in_the_world() -> None:
     [
         ([tool(1), image(picture())], 1.0),
         ([image(picture()), tool(1)], 1.0),
-        ([tool(1, -15), image(picture()), tool(2, 5)], 2.0),
-        ([tool(1, -5), image(picture()), tool(2, 15)], 1.0),
-        ([tool(1, -5), tool(2, 4), image(picture())], 2.0),
-        ([tool(1, -25), image(picture()), tool(2, 25)], None),
+        ([tool(1, -300), image(picture()), tool(2, 100)], 2.0),
+        ([tool(1, -100), image(picture()), tool(2, 300)], 1.0),
+        ([tool(1, -100), tool(2, 80), image(picture())], 2.0),
+        ([tool(1, -500), image(picture()), tool(2, 500)], None),
         ([tool(1, device="Other"), image(picture())], None),
         ([image(picture())], None),
     ],
@@ -86,7 +84,7 @@ def test_a_picture_that_waits_for_its_pose_is_delivered_when_the_next_one_begins
     wishes = IgtlWishes(pose_device="Tool", max_pose_skew_ns=10_000_000_000)
     with feed_and_sender(wishes) as (feed, sender):
         began = time.monotonic()
-        sender.sendall(tool(0, -5) + image(picture(0)) + image(picture(1)))
+        sender.sendall(tool(0, -100) + image(picture(0)) + image(picture(1)))
         assert np.array_equal(next_arrival(feed).pixels, picture(0))
         assert time.monotonic() - began < 5.0
         sender.sendall(tool(3))
@@ -98,7 +96,7 @@ def test_a_picture_that_waits_for_its_pose_is_delivered_when_the_next_one_begins
 def test_a_picture_that_came_slowly_still_waits_for_the_transform_behind_it() -> None:
     with feed_and_sender(POSED) as (feed, sender):
         data = image(picture())
-        sender.sendall(tool(0, -5) + data[:100])
+        sender.sendall(tool(0, -100) + data[:100])
         assert feed.read(fresh, 0.1) is None
         sender.sendall(data[100:] + tool(7))
         assert z_of(next_arrival(feed)) == 7.0
@@ -108,7 +106,7 @@ def test_without_stamps_arrival_times_are_compared() -> None:
     with feed_and_sender(POSED) as (feed, sender):
         sender.sendall(tool(4, seconds=0, fraction=0) + image(picture()))
         assert z_of(next_arrival(feed)) == 4.0
-        time.sleep(0.1)
+        time.sleep(1.0)
         sender.sendall(image(picture()))
         assert z_of(next_arrival(feed)) is None
 
