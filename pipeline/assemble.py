@@ -92,6 +92,7 @@ def assemble(
     detector = DETECTORS.create(config.detector, device)
     classes = detector.class_names
     segmenter = SEGMENTERS.create(config.segmenter, device, len(classes))
+    stack.callback(segmenter.close)  # egress does it earlier, unless it hangs
     names = (*classes, *segmenter.prompt_names)
     publisher = build_publisher(config, source.source_id, names)
     if publisher is not None:

@@ -21,4 +21,5 @@ class HeaderReader:
         """Nothing to look after."""
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Whoever waits for the answer to a prompt waits no longer."""
+        self._segmenter.close()

@@ -122,6 +122,9 @@ class Segmenter(Protocol):
     def heed(self, packet: HostPacket) -> None:
         """Learn from the header of an earlier frame; called by the egress thread."""
 
+    def close(self) -> None:
+        """No header comes any more: answer whoever still waits; called by the egress thread."""
+
 
 class Sink(Protocol):
     """A consumer of finished packets, called by the egress thread only."""

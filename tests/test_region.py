@@ -38,7 +38,7 @@ from stages.sources.video import VideoConfig, VideoSource
 from stages.to_host import ToHost
 from stages.window import Window, whole
 from stages.wire import ResultMessage, decode, encode_result
-from tests import test_segment_stream
+from tests import tiny_stream
 from tests.tiny_sam2 import blobs, detections, frame, tracks, write_model
 
 CPU = torch.device("cpu")
@@ -308,9 +308,9 @@ class TestSegmenters:
             (in_region, self.MOVED, (61.0, 53.0)),
         ):
             monkeypatch.setattr(
-                test_segment_stream, "frame", lambda place=place, **more: place(frame(**more))
+                tiny_stream, "frame", lambda place=place, **more: place(frame(**more))
             )
-            stream = test_segment_stream.Stream(files, prompts=(PromptConfig(box=box),))
+            stream = tiny_stream.Stream(files, prompts=(PromptConfig(box=box),))
             stream.step()
             stream.answered(Prompt("correct", object_id=0, points=(click,), labels=(1,)))
             stream.answered(Prompt("add", box=box))

@@ -10,80 +10,24 @@ import numpy as np
 import pytest
 import torch
 from tiny_sam2 import FRAME_HW, detections, frame, listening, write_model
+from tiny_stream import BOX, BOXES, Stream, disc, ids
 
 from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
 from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
 from stages.errors import ResidencyError
-from stages.pack import Pack
-from stages.packets import HostPacket
 from stages.records import EMPTY_SLOT, Detections, Tracks
 from stages.segmenters import lifecycle
-from stages.segmenters.live_prompts import MAX_POINTS, Prompt, Ticket
+from stages.segmenters.live_prompts import Prompt
 from stages.segmenters.occupancy import Permit
+from stages.segmenters.prompt_flaws import MAX_POINTS
 from stages.segmenters.prompts import PromptConfig
-from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.segmenters.tracker import Tracker
-from stages.to_host import ToHost
-
-CPU = torch.device("cpu")
-BOX = (20.0, 20.0, 70.0, 60.0)
-BOXES = [[20.0, 20.0, 70.0, 60.0], [80.0, 30.0, 120.0, 80.0]]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_model(tmp_path_factory.mktemp("model"))
-
-
-class Stream:
-    """Frames through the stage, its headers read back `late` frames later."""
-
-    def __init__(self, files: tuple[Path, Path], late: int = 1, **settings: Any) -> None:
-        # Random weights give masks that come and go; what ends an object is tested by itself.
-        patient = {"duplicate": 1.0, "max_missing_frames": 1000, "max_unseen_key_frames": 1000}
-        settings["lifecycle"] = patient | settings.get("lifecycle", {})
-        structure, weights = files
-        config = Sam2StreamConfig(
-            model=str(structure), checkpoint=weights, **{"max_objects": 3} | settings
-        )
-        self.segmenter = Sam2StreamSegmenter(config, CPU, first_prompt_class=2)
-        self._pack, self._to_host = Pack(0.0, "tracked"), ToHost(CPU, slots=late + 2)
-        self._late: list[HostPacket] = []
-        self._delay = late
-        self.number = 0
-        self.epoch = 0
-
-    def step(
-        self, boxes: list[list[float]] | None = None, seed: int = 0, **more: Any
-    ) -> HostPacket:
-        """One frame; `boxes` None: no key frame."""
-        found = boxes if boxes is not None else []
-        of = frame(**{"epoch": self.epoch, "frame_id": self.number, "seed": seed} | more)
-        padding = [[0.0] * 4] * (3 - len(found))
-        valid = [True] * len(found) + [False] * len(padding)
-        tracks = self.tracks(detections(of, found + padding, valid, computed=boxes is not None))
-        packet = self._to_host.submit(self._pack.pack(tracks), masks=True).host_packet()
-        self._late.append(packet)
-        if len(self._late) > self._delay:
-            self.segmenter.heed(self._late.pop(0))
-        self.number += 1
-        return packet
-
-    def tracks(self, found: Any) -> Tracks:
-        return self.segmenter.segment(found)
-
-    def answered(self, prompt: Prompt) -> Ticket:
-        """Prompt, and run frames until the answer is there."""
-        ticket = self.segmenter.prompt(prompt)
-        for _ in range(self._delay + 2):
-            self.step()
-        assert ticket.outcome.done()
-        return ticket
-
-
-def ids(packet: HostPacket) -> list[int]:
-    return sorted(packet.object_ids.tolist())
 
 
 class TestDetections:
@@ -108,7 +52,7 @@ class TestDetections:
         assert table.age[:2].tolist() == [0 if place == worst else 7 for place in range(2)]
 
     def test_an_object_begins_once_confirmed_and_keeps_its_id(self, files: Any) -> None:
-        stream = Stream(files)
+        stream = Stream(files, lifecycle={"sure": 1.0})
         seen = [ids(stream.step(BOXES[:1])) for _ in range(8)]
         assert seen[0] == []
         first = next(place for place, now in enumerate(seen) if now)
@@ -232,11 +176,6 @@ class TestPrompts:
         assert packet.class_ids.tolist() == [2]
         refused = [event for event in heard if isinstance(event, ObjectRefused)]
         assert [event.reason for event in refused] == ["bad_prompt"] * 2
-
-
-def disc() -> np.ndarray[Any, np.dtype[np.bool_]]:
-    y, x = np.ogrid[: FRAME_HW[0], : FRAME_HW[1]]
-    return np.asarray((y - 45) ** 2 + (x - 60) ** 2 < 30**2)
 
 
 BAD = [

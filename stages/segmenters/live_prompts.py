@@ -6,20 +6,22 @@ lives, whether a slot is free) comes back with the header of the frame, a few fr
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.segmenters.prompts import BOX_CORNERS, Box, Point, box_in, box_touches, points_in
+from stages.segmenters.prompt_flaws import MAX_POINTS as MAX_POINTS
+from stages.segmenters.prompt_flaws import flaw_of as flaw_of
+from stages.segmenters.prompt_flaws import plain
+from stages.segmenters.prompts import BOX_CORNERS, Box, Point, box_in, points_in
 from stages.window import Window
 
-MAX_POINTS: Final = 64
 MAX_WAITING: Final = 256
 """Prompts that may wait for the next frame."""
 PER_FRAME: Final = 4
@@ -28,8 +30,9 @@ PER_FRAME: Final = 4
 Action = Literal["add", "reinit", "correct", "remove", "reset"]
 Refusal = Literal[
     "bad_box", "bad_points", "bad_mask", "bad_request", "outside", "past_epoch", "no_frame_yet",
-    "too_many", "unknown_object", "no_slot", "stopped",
+    "too_many", "unknown_object", "no_slot", "stopped", "failed",
 ]  # fmt: skip
+"""`stopped`: the segmenter was closed; `failed`: an error of ours, too little memory say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +76,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A prompt on its way; `outcome.result(timeout)` waits for its end."""
+    """A prompt on its way; `outcome.result(timeout)` waits for its end, which always comes.
+
+    It cannot be cancelled. Callbacks on `outcome` run in the thread that ends it, often the frame
+    loop's: they may prompt, and must not take long.
+    """
 
     number: int
     prompt: Prompt
@@ -86,54 +93,72 @@ class Ticket:
 
 
 class PromptQueue:
-    """Tickets between whoever prompts (any thread) and the frame loop."""
+    """Tickets between whoever prompts (any thread) and the frame loop.
 
-    def __init__(self) -> None:
+    Tickets end outside the lock, so that who hears of an end may prompt again.
+    """
+
+    def __init__(self, places: int | None = None) -> None:
+        """`places`: so many answers can be under way, each at `number % places`; None: any."""
         self._lock = threading.Lock()
+        self._places = places
         self._waiting: deque[Ticket] = deque()
         self._applied: dict[int, Ticket] = {}
         self._next = 1
         self._view: tuple[int, Window] | None = None
+        self._closed = False
 
     def put(self, prompt: Prompt) -> Ticket:
         """Queue a prompt; one that cannot be used ends at once."""
         with self._lock:
-            ticket = Ticket(self._next, prompt)
-            self._next += 1
             reason = self._flaw(prompt)
+            ticket = Ticket(self._next, prompt if reason is not None else plain(prompt))
+            ticket.outcome.set_running_or_notify_cancel()
+            self._next += 1
             if reason is None:
                 self._waiting.append(ticket)
         if reason is not None:
             ticket.end(reason)
         return ticket
 
-    def enter(self, epoch: int, window: Window) -> None:
-        """An epoch begins: what was made for an earlier one, or does not fit, is refused."""
+    def enter(self, epoch: int, window: Window) -> list[Ticket]:
+        """An epoch begins: what was made for an earlier one, or does not fit, is refused.
+
+        Returns the tickets that this ended; those taken in an epoch below 0, which is no stream's,
+        are left out.
+        """
         with self._lock:
-            self._view = (epoch, window)
+            before, self._view = self._view, (epoch, window)
             waiting, self._waiting = self._waiting, deque()
             unanswered, self._applied = self._applied, {}
+            ended: list[tuple[Ticket, Refusal]] = []
             for ticket in waiting:
                 reason = self._flaw(ticket.prompt)
                 if reason is None:
                     self._waiting.append(ticket)
                 else:
-                    ticket.end(reason)
+                    ended.append((ticket, reason))
+        for ticket, reason in ended:
+            ticket.end(reason)
         for ticket in unanswered.values():
             ticket.end("past_epoch")
+        tried = before is not None and before[0] < 0
+        return [ticket for ticket, _ in ended] + ([] if tried else list(unanswered.values()))
 
     def take(self) -> list[Ticket]:
         """Those to apply now: in order, at most one an object, at most `PER_FRAME`.
 
-        Their prompts are in pixels of the window.
+        Their prompts are in pixels of the window. Each is to be answered, or given back.
         """
         with self._lock:
             taken: list[Ticket] = []
             kept: deque[Ticket] = deque()
             busy: set[int] = set()
+            full = False
             for ticket in self._waiting:
                 wanted = ticket.prompt.object_id
-                if len(taken) == PER_FRAME or wanted in busy:
+                full = full or len(taken) == PER_FRAME or not self._has_place(ticket)
+                if full or wanted in busy:
                     kept.append(ticket)
                 else:
                     taken.append(self._within(ticket))
@@ -143,6 +168,13 @@ class PromptQueue:
             self._waiting = kept
         return taken
 
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        """Tickets that were taken and not applied wait on, before all others."""
+        with self._lock:
+            numbers = [ticket.number for ticket in tickets]
+            again = [self._applied.pop(number) for number in numbers if number in self._applied]
+            self._waiting.extendleft(reversed(again))
+
     def answer(self, number: int, reason: Refusal | None, object_id: int | None) -> Ticket | None:
         """End a ticket that was taken; None where it is unknown or has ended."""
         with self._lock:
@@ -151,11 +183,32 @@ class PromptQueue:
             ticket.end(reason, object_id)
         return ticket
 
+    def close(self) -> list[Ticket]:
+        """Nothing is applied any more: end all tickets, those to come too, as `stopped`.
+
+        Returns those that this ended.
+        """
+        with self._lock:
+            self._closed = True
+            ended = [*self._applied.values(), *self._waiting]
+            self._applied.clear()
+            self._waiting.clear()
+        for ticket in ended:
+            ticket.end("stopped")
+        return ended
+
+    def _has_place(self, ticket: Ticket) -> bool:
+        if self._places is None:
+            return True
+        return all((number - ticket.number) % self._places for number in self._applied)
+
     def _flaw(self, prompt: Prompt) -> Refusal | None:
+        if self._closed:
+            return "stopped"
         if self._view is None:
             return "no_frame_yet"
         epoch, window = self._view
-        if prompt.epoch is not None and prompt.epoch != epoch:
+        if isinstance(prompt.epoch, (int, np.integer)) and prompt.epoch != epoch:
             return "past_epoch"
         if len(self._waiting) >= MAX_WAITING:
             return "too_many"
@@ -175,51 +228,9 @@ class PromptQueue:
         return replace(ticket, prompt=moved)
 
 
-def flaw_of(prompt: Prompt, window: Window) -> Refusal | None:
-    """Why a prompt cannot be used where `window` is taken in; None where it can."""
-    named = prompt.action in ("reinit", "correct", "remove")
-    if named is (prompt.object_id is None):
-        return "bad_request"
-    shapes = (prompt.box is not None) + bool(prompt.points) + (prompt.mask is not None)
-    if shapes != int(prompt.action in ("add", "reinit", "correct")):
-        return "bad_request"
-    if prompt.box is not None:
-        return _box_flaw(prompt.box, window)
-    if prompt.mask is not None:
-        return _mask_flaw(prompt.mask, window)
-    return _points_flaw(prompt, window) if prompt.points or prompt.labels else None
-
-
 def as_points(prompt: Prompt) -> tuple[tuple[Point, ...], tuple[int, ...]]:
     """Points and labels as SAM takes them; a box is its two corners."""
     if prompt.box is not None:
         x1, y1, x2, y2 = prompt.box
         return ((x1, y1), (x2, y2)), BOX_CORNERS
     return prompt.points, prompt.labels
-
-
-def _box_flaw(box: Box, window: Window) -> Refusal | None:
-    if len(box) != 4 or not all(map(math.isfinite, box)):
-        return "bad_box"
-    if box[0] >= box[2] or box[1] >= box[3]:
-        return "bad_box"
-    return None if box_touches(box_in(window, box), window.size_hw) else "outside"
-
-
-def _points_flaw(prompt: Prompt, window: Window) -> Refusal | None:
-    points, labels = prompt.points, prompt.labels
-    if len(points) > MAX_POINTS or len(points) != len(labels) or not set(labels) <= {0, 1}:
-        return "bad_points"
-    if not all(len(point) == 2 and all(map(math.isfinite, point)) for point in points):
-        return "bad_points"
-    height, width = window.size_hw
-    inside = all(0 <= x <= width and 0 <= y <= height for x, y in points_in(window, points))
-    return None if inside else "outside"
-
-
-def _mask_flaw(mask: NDArray[Any], window: Window) -> Refusal | None:
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != window.full_hw:
-        return "bad_mask"
-    if not bool(mask.any()):
-        return "bad_mask"
-    return None if bool(window.cut(mask).any()) else "outside"

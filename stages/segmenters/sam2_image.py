@@ -108,6 +108,9 @@ class Sam2ImageSegmenter:
     def heed(self, packet: HostPacket) -> None:
         """Nothing to learn: each frame stands for itself."""
 
+    def close(self) -> None:
+        """Nobody waits."""
+
     @torch.inference_mode()
     def warm_up(self, size_hw: tuple[int, int]) -> None:
         """Run the network once, every slot in use, on a black frame of `size_hw` (height, width).

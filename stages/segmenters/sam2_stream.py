@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import Final, Literal, cast
 
@@ -9,7 +10,7 @@ import torch
 from pydantic import Field
 
 from kpi.emit import emit
-from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
+from kpi.events import ObjectRefused, PromptEnded
 from stages.checkpoints import one_line
 from stages.errors import ConfigError
 from stages.key_frames import KeyFrames
@@ -19,6 +20,7 @@ from stages.segmenters.execution import Execution
 from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket
 from stages.segmenters.mask_cleaning import fill_holes, without_overlap
+from stages.segmenters.object_events import ObjectEvents
 from stages.segmenters.occupancy import Header, Occupancy, Permit
 from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.segmenters.sam2_config import Sam2Config
@@ -74,10 +76,10 @@ class Sam2StreamSegmenter:
         self.tracker = Tracker(core, Lifecycle(config.lifecycle, device), config.execution)
         life = config.lifecycle
         self._occupancy = Occupancy(config.max_objects, life.births, life.unheard)
-        self._queue = PromptQueue()
+        self._queue = PromptQueue(TICKETS)
         self._followed = KeyFrames(config.every)
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
-        self._told = _Told()
+        self._told = ObjectEvents()
         self._view: tuple[int, Window] | None = None
         self._try(config.model)
 
@@ -102,18 +104,36 @@ class Sam2StreamSegmenter:
             return self._cleaned(self.tracker.stay(detections))
         tracker, encoded = self.tracker, cast(Pictures, item.features)
         tracker.follow(encoded, frame, self._occupancy.live(), self._occupancy.held())
-        for ticket in self._queue.take():
-            wanted = ticket.prompt.object_id
-            if wanted is not None and not self._occupancy.may_live(wanted):
-                self._queue.answer(ticket.number, "unknown_object", None)
-                self._emit(ticket, frame.source_id, frame.frame_id)
-                continue
-            tracker.prompt(encoded, frame, ticket.prompt, ticket.number)
-            new = ticket.prompt.action == "add"
-            self._occupancy.allow(frame.frame_id, int(new), again=not new)
+        self._apply_all(encoded, frame)
         if detections.computed:
             tracker.grow(encoded, detections, self._occupancy.permit(frame.frame_id))
         return self._cleaned(tracker.finish(detections))
+
+    def _apply_all(self, encoded: Pictures, frame: Frame) -> None:
+        """Apply the prompts that wait; where one fails, it is refused and the others wait on."""
+        waiting = deque(self._queue.take())
+        while waiting:
+            ticket = waiting.popleft()
+            try:
+                self._apply(encoded, frame, ticket)
+            except BaseException:
+                self._queue.give_back(waiting)
+                self._refuse(ticket, "failed", frame)
+                raise
+
+    def _apply(self, encoded: Pictures, frame: Frame, ticket: Ticket) -> None:
+        prompt = ticket.prompt
+        if prompt.object_id is not None and not self._occupancy.may_live(prompt.object_id):
+            self._refuse(ticket, "unknown_object", frame)
+            return
+        new = prompt.action == "add"
+        self._occupancy.allow(frame.frame_id, int(new), again=not new)
+        self.tracker.prompt(encoded, frame, prompt, ticket.number)
+
+    def _refuse(self, ticket: Ticket, reason: Refusal, frame: Frame) -> None:
+        ended = self._queue.answer(ticket.number, reason, None)
+        if ended is not None:
+            self._emit(ended, frame.source_id, frame.frame_id)
 
     def _cleaned(self, tracks: Tracks) -> Tracks:
         logits = fill_holes(tracks.logits, self._fill)
@@ -122,7 +142,11 @@ class Sam2StreamSegmenter:
         return tracks if logits is tracks.logits else replace(tracks, logits=logits)
 
     def prompt(self, prompt: Prompt) -> Ticket:
-        """Ask for something from any thread; it is applied at the next frame and answered."""
+        """Ask for something from any thread; it is applied at the next frame and answered.
+
+        The answer comes with a header that `heed` is given, else with the end of the epoch, or
+        `close`.
+        """
         ticket = self._queue.put(prompt)
         if ticket.outcome.done():
             self._emit(ticket, self._told.source_id, self._told.frame_id)
@@ -143,6 +167,14 @@ class Sam2StreamSegmenter:
                 self._emit(ticket, info.source_id, info.frame_id)
         self._told.tell(packet, refused)
 
+    def close(self) -> None:
+        """No header comes any more: every open ticket ends as `stopped`, and so do those to come.
+
+        May be called from any thread, and more than once.
+        """
+        for ticket in self._queue.close():
+            self._emit(ticket, self._told.source_id, self._told.frame_id)
+
     def _emit(self, ticket: Ticket, source_id: str, frame_id: int) -> None:
         epoch = -1 if self._view is None else self._view[0]
         outcome = ticket.outcome.result()
@@ -158,7 +190,8 @@ class Sam2StreamSegmenter:
         self.tracker.clear()
         self._occupancy.enter(frame.epoch)
         self._view = (frame.epoch, frame.window)
-        self._queue.enter(frame.epoch, frame.window)
+        for ended in self._queue.enter(frame.epoch, frame.window):
+            self._emit(ended, frame.source_id, frame.frame_id)
         for place, prompt in enumerate(self._configured):
             ticket = self._queue.put(
                 Prompt(
@@ -178,29 +211,3 @@ class Sam2StreamSegmenter:
             self.tracker.run_all(frame)
         except Exception as error:  # whatever sam2 makes of sizes that do not fit together
             raise ConfigError(f"{model}: sam2 cannot run this model ({one_line(error)})") from error
-
-
-class _Told:
-    """What was last told of the objects, to tell only what changed."""
-
-    def __init__(self) -> None:
-        self.source_id, self.frame_id = "", -1
-        self._epoch = -1
-        self._objects: dict[int, int] = {}
-        self._refused = 0
-
-    def tell(self, packet: HostPacket, refused: int) -> None:
-        info = packet.info
-        where = (info.source_id, info.epoch, info.frame_id)
-        self.source_id, self.frame_id = info.source_id, info.frame_id
-        if info.epoch != self._epoch:
-            self._epoch, self._objects, self._refused = info.epoch, {}, 0
-        ids = packet.object_ids.tolist()
-        now = dict(zip(ids, packet.class_ids.tolist(), strict=True))
-        for object_id in now.keys() - self._objects.keys():
-            emit(ObjectAdded(*where, object_id, now[object_id]))
-        for object_id in self._objects.keys() - now.keys():
-            emit(ObjectDropped(*where, object_id, self._objects[object_id]))
-        for _ in range(refused - self._refused):
-            emit(ObjectRefused(*where, "no_slot"))
-        self._objects, self._refused = now, refused

@@ -93,9 +93,10 @@ class Tracker:
             return
         if prompt.action == "add":
             row = table.free_slot()
+            self.core.bank.open(row)
+            self._draw(encoded, frame, prompt, row)  # nobody moves in where this fails
             class_id = torch.full_like(one, prompt.class_id)
             object_id = table.move_in(row, one.bool(), class_id, one.float(), _BY_PROMPT)
-            self.core.bank.open(row)
             refusal = NO_SLOT
         else:
             object_id = torch.full((1,), prompt.object_id or 0, device=self.core.device)
@@ -106,7 +107,7 @@ class Tracker:
         if prompt.action == "remove":
             gone = torch.zeros_like(table.live).index_fill_(0, row, True)
             table.move_out(gone & table.live)
-        else:
+        elif prompt.action != "add":
             table.unseen.index_fill_(0, row, _BY_PROMPT)
             self._draw(encoded, frame, prompt, row)
         self._answer(ticket, row < table.slots, object_id, refusal)
