@@ -11,8 +11,6 @@ from pydantic import Field
 
 from kpi.emit import emit
 from kpi.events import ObjectRefused, PromptEnded
-from stages.checkpoints import one_line
-from stages.errors import ConfigError
 from stages.key_frames import KeyFrames
 from stages.packets import HostPacket, Identity
 from stages.records import Detections, Encoded, Frame, Tracks
@@ -26,6 +24,7 @@ from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.tracker import APPLIED, NO_SLOT, TICKETS, UNKNOWN_OBJECT, Tracker
 from stages.segmenters.tracker_core import Pictures, TrackerCore
+from stages.segmenters.trial import try_out
 from stages.window import Window
 
 _COUNTS: Final = 4
@@ -81,7 +80,7 @@ class Sam2StreamSegmenter:
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
         self._told = ObjectEvents()
         self._view: tuple[int, Window] | None = None
-        self._try(config.model)
+        try_out(self.tracker, config.model, config.execution)
 
     @torch.inference_mode()
     def encode(self, detections: Detections) -> Encoded:
@@ -201,13 +200,3 @@ class Sam2StreamSegmenter:
             )  # fmt: skip
             if ticket.outcome.done():
                 emit(ObjectRefused(frame.source_id, frame.epoch, frame.frame_id, "bad_prompt"))
-
-    def _try(self, model: str) -> None:
-        """Find at the start what a structure cannot do."""
-        size = self.tracker.core.image_size
-        black = torch.zeros(3, size, size, dtype=torch.uint8, device=self.tracker.core.device)
-        frame = Frame(black, "try", -1, 0, 0, 0)
-        try:
-            self.tracker.run_all(frame)
-        except Exception as error:  # whatever sam2 makes of sizes that do not fit together
-            raise ConfigError(f"{model}: sam2 cannot run this model ({one_line(error)})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Final
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from stages.boxes import box_iou
 from stages.exits import named_exit
 from stages.records import EMPTY_SLOT, Detections, Frame, Tracks
-from stages.segmenters.execution import Execution, made_ready
+from stages.segmenters.execution import Execution, made_ready, room_for
 from stages.segmenters.lifecycle import Lifecycle
 from stages.segmenters.live_prompts import Prompt, as_points
 from stages.segmenters.mask_head import NO_MASK, GivenMasks, Told
@@ -42,7 +43,7 @@ class Tracker:
         self._pixels = torch.arange(core.image_size, device=device)
         self._rows_of = sizes(slots, execution)
         self._held_of = sizes(core.bank.shape.conditioning, execution)[1:]
-        self._made_for_sizes = execution != "eager"
+        self._execution = execution
         self._followed: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
@@ -55,9 +56,10 @@ class Tracker:
         core, size = self.core, float(self.core.image_size)
         encoded = self.units.encode(core.network.transform(frame.rgb))
         self.prompt(encoded, frame, Prompt("add", box=(0.0, 0.0, size / 2, size / 2)), 1)
-        skipped = 0 if self._made_for_sizes else -1
-        for rows in self._rows_of[skipped:]:
-            for held in self._held_of[skipped:]:
+        skipped = -1 if self._execution == "eager" else 0
+        made = list(product(self._rows_of[skipped:], self._held_of[skipped:]))
+        with room_for(len(made), self._execution):
+            for rows, held in made:
                 self.follow(encoded, frame, rows, held)
         self.clear()
 
@@ -136,7 +138,7 @@ class Tracker:
         rows = torch.cat((again, begun))
         corners = self._in_model(boxes.view(-1, 2, 2), frame)
         tokens = self.core.head.tokens(corners, self._corners.expand(looks + births, -1))
-        shown = self.core.ask(encoded, rows, tokens)
+        shown = self.units.prompt.ask(encoded, rows, tokens)
         rows = self._lifecycle.admit(self.table, rows, shown.masks.logits, looks)
         unseen = self.table.unseen.index_select(0, rows).clamp(max=0)  # a prompt's -1 stays
         self.table.unseen.index_copy_(0, rows, unseen)
@@ -146,7 +148,7 @@ class Tracker:
         back = wishes.again.index_select(0, known.indices)
         come = torch.where(back, rows[:looks], self.table.slots)
         self.table.settled.index_fill_(0, come, 0)
-        self.core.condition(encoded, rows, shown)
+        self.units.prompt.condition(encoded, rows, shown)
         self._keep(rows, shown, frame)
 
     def finish(self, detections: Detections) -> Tracks:
@@ -201,13 +203,13 @@ class Tracker:
     def _draw(self, encoded: Pictures, frame: Frame, prompt: Prompt, row: Tensor) -> None:
         told = self._upload(prompt, frame)
         if prompt.action != "correct" or self._followed is None:  # None: `row` is scratch
-            self._keep(row, self.core.begin(encoded, row, told), frame)
+            self._keep(row, self.units.prompt.begin(encoded, row, told), frame)
             return
         rows, features = self._followed
         place = (rows == row).byte().argmax(dim=0, keepdim=True)
         features = features.index_select(0, place)
         before = self.table.logits.index_select(0, row)
-        self._keep(row, self.core.correct(encoded, row, features, before, told), frame)
+        self._keep(row, self.units.prompt.correct(encoded, row, features, before, told), frame)
 
     def _if_followed(self, row: Tensor) -> Tensor:
         """`row`, int64 (1,), or scratch: who has just been added on this frame has no features of
