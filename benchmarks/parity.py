@@ -84,10 +84,11 @@ class Comparison:
             ours.frame(picture, self._steps.get(number, []))
             for number, picture in enumerate(self._pictures)
         ]
-        return _judged(self._wanted, found)
+        return judged(self._wanted, found)
 
 
-def _judged(reference: list[dict[str, Tensor]], ours: list[dict[str, Tensor]]) -> Parity:
+def judged(reference: list[dict[str, Tensor]], ours: list[dict[str, Tensor]]) -> Parity:
+    """The worst of all object-frames; both name the same objects on each frame, or ValueError."""
     differences, ious, nonempty = [], [], []
     for wanted, found in zip(reference, ours, strict=True):
         if wanted.keys() != found.keys():

@@ -11,7 +11,7 @@ from tiny_sam2 import FRAME_HW, detections, frame
 
 from stages.pack import Pack
 from stages.packets import HostPacket
-from stages.records import Tracks
+from stages.records import Frame, Tracks
 from stages.segmenters.live_prompts import Prompt, Ticket
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.to_host import ToHost
@@ -24,7 +24,9 @@ BOXES = [[20.0, 20.0, 70.0, 60.0], [80.0, 30.0, 120.0, 80.0]]
 class Stream:
     """Frames through the stage, its headers read back `late` frames later."""
 
-    def __init__(self, files: tuple[Path, Path], late: int = 1, **settings: Any) -> None:
+    def __init__(
+        self, files: tuple[Path | str, Path | None], late: int = 1, **settings: Any
+    ) -> None:
         # Random weights give masks that come and go; what ends an object is tested by itself.
         patient = {"duplicate": 1.0, "max_missing_frames": 1000, "max_unseen_key_frames": 1000}
         settings["lifecycle"] = patient | settings.get("lifecycle", {})
@@ -40,11 +42,16 @@ class Stream:
         self.epoch = 0
 
     def step(
-        self, boxes: list[list[float]] | None = None, seed: int = 0, **more: Any
+        self,
+        boxes: list[list[float]] | None = None,
+        seed: int = 0,
+        of: Frame | None = None,
+        **more: Any,
     ) -> HostPacket:
-        """One frame; `boxes` None: no key frame."""
+        """One frame, `of` or a random one; `boxes` None: no key frame."""
         found = boxes if boxes is not None else []
-        of = frame(**{"epoch": self.epoch, "frame_id": self.number, "seed": seed} | more)
+        if of is None:
+            of = frame(**{"epoch": self.epoch, "frame_id": self.number, "seed": seed} | more)
         padding = [[0.0] * 4] * (3 - len(found))
         valid = [True] * len(found) + [False] * len(padding)
         tracks = self.tracks(detections(of, found + padding, valid, computed=boxes is not None))
