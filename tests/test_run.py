@@ -265,6 +265,7 @@ def test_the_cine_segments_its_prompt(tmp_path: Path) -> None:
     assert summary["frames"]["published"] == 30
     published = [e for e in events(tmp_path / "run") if e["event"] == "frame_published"]
     assert {event["objects"] for event in published} == {1}
+    assert all(event["presence"][0] > 0 for event in published), "a lost object is counted too"
     assert (tmp_path / "run" / "preview.png").is_file()
 
 

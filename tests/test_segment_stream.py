@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,29 @@ from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
 from stages.errors import ResidencyError
 from stages.records import EMPTY_SLOT, Detections, Tracks
-from stages.segmenters import lifecycle
+from stages.segmenters import lifecycle, sam2_stream
 from stages.segmenters.live_prompts import Prompt
-from stages.segmenters.occupancy import Permit
+from stages.segmenters.mask_cleaning import fill_holes, without_overlap
+from stages.segmenters.occupancy import Occupancy, Permit
 from stages.segmenters.prompt_flaws import MAX_POINTS
 from stages.segmenters.prompts import PromptConfig
+from stages.segmenters.slot_table import SlotTable
 from stages.segmenters.tracker import Tracker
+from stages.window import Window
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_model(tmp_path_factory.mktemp("model"))
+
+
+def same_objects(wanted: Tracks, found: Tracks, within: float = 0.0) -> list[int]:
+    """The ids of both; nothing about them may differ, not by a bit unless `within` says more."""
+    assert found.object_ids.tolist() == wanted.object_ids.tolist()
+    for name in ("logits", "presence", "quality", "valid"):
+        ours, theirs = (getattr(tracks, name).double() for tracks in (found, wanted))
+        assert torch.allclose(ours, theirs, rtol=0, atol=within), name
+    return sorted(wanted.object_ids[wanted.valid].tolist())
 
 
 class TestDetections:
@@ -205,7 +218,12 @@ BAD = [
 
 
 class TestRefusals:
-    def test_each_bad_prompt_has_its_reason_and_leaves_the_others_alone(self, files: Any) -> None:
+    @pytest.mark.parametrize("known_by", ["host", "device"])
+    def test_each_bad_prompt_has_its_reason_and_leaves_the_others_alone(
+        self, files: Any, known_by: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if known_by == "device":
+            monkeypatch.setattr(Occupancy, "may_live", lambda *_: True)
         quiet, busy = Stream(files), Stream(files)
         for stream in (quiet, busy):
             stream.step()
@@ -214,12 +232,53 @@ class TestRefusals:
         for number, (prompt, reason) in enumerate(BAD):
             ticket = busy.segmenter.prompt(prompt)
             for _ in range(3):
-                wanted, found = (s.step(seed=number) for s in (quiet, busy))
-                assert ids(found) == ids(wanted) == [0]
-                assert np.array_equal(found.masks, wanted.masks)
-                assert np.array_equal(found.presence, wanted.presence)
+                # What the device refuses may have cost a cell of memory: rounding, no more.
+                shown = [stream.shown(seed=number) for stream in (quiet, busy)]
+                assert same_objects(*shown, within=1e-4 * (known_by == "device")) == [0]
             assert ticket.outcome.result(0).reason == reason, prompt
         assert MAX_POINTS < 10**6
+
+    def test_who_is_unknown_must_not_be_taken_for_another(
+        self, files: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(SlotTable, "slot_of", lambda table, object_id: torch.tensor([0]))
+        with pytest.raises(AssertionError):
+            self.test_each_bad_prompt_has_its_reason_and_leaves_the_others_alone(
+                files, "device", monkeypatch
+            )
+
+    def test_there_must_be_no_slot_where_none_is_free(
+        self, files: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(SlotTable, "free_slot", lambda t: t.live[:3].byte().argmin(0, True))
+        with pytest.raises(AssertionError):
+            self.test_one_object_too_many_disturbs_nobody(files)
+
+    def test_one_object_too_many_disturbs_nobody(self, files: Any) -> None:
+        quiet, busy = Stream(files), Stream(files)
+        for stream in (quiet, busy):
+            stream.step()
+            for box in (BOX, (10.0, 40.0, 60.0, 80.0), tuple(BOXES[1])):
+                stream.segmenter.prompt(Prompt("add", box=box))
+            stream.step()
+        tickets = []
+        for number in range(8):
+            tickets += [busy.segmenter.prompt(Prompt("add", box=BOX)) for _ in range(number % 3)]
+            assert same_objects(*(s.shown(seed=number) for s in (quiet, busy))) == [0, 1, 2]
+        busy.step()
+        assert [t.outcome.result(0).reason for t in tickets] == ["no_slot"] * 7
+
+    def test_detections_of_one_object_too_many_disturb_nobody(self, files: Any) -> None:
+        quiet, busy = (Stream(files, max_objects=1, lifecycle={"refresh_below": 0.0}) for _ in "ab")
+        for stream in (quiet, busy):
+            stream.step()
+            stream.segmenter.prompt(Prompt("add", box=BOX))
+        with listening() as heard:
+            for number in range(12):
+                one = quiet.shown(BOXES[:1], seed=number), busy.shown(BOXES, seed=number)
+                # Prompted in one batch with another, an object differs by rounding.
+                assert same_objects(*one, within=1e-4) == [0]
+        assert "no_slot" in [e.reason for e in heard if isinstance(e, ObjectRefused)]
 
     def test_full_slots_refuse_a_prompt(self, files: Any) -> None:
         stream = Stream(files, max_objects=1)
@@ -251,16 +310,101 @@ class TestRefusals:
         stream.step()
         stream.answered(Prompt("add", box=BOX))
         assert ids(stream.step()) == [0]
-        stream.epoch = 1
         assert ids(stream.step(size_hw=(64, 80))) == []
+
+    @pytest.mark.parametrize("late", [1, 3])
+    def test_another_size_in_one_epoch_begins_anew_and_ids_go_on(
+        self, files: Any, late: int
+    ) -> None:
+        stream, other = Stream(files, late, max_objects=2), {"size_hw": (64, 80)}
+        stream.step()
+        with listening() as heard:
+            for _ in range(3):
+                stream.answered(Prompt("add", box=BOX))
+            assert ids(stream.step()) == [0, 1]
+            asked = stream.segmenter.prompt(Prompt("add", box=BOX))
+            assert ids(stream.step(**other)) == [2]
+            for _ in range(late - 1):  # headers of the old size come still
+                assert ids(stream.step(**other)) == [2]
+                assert stream.segmenter._occupancy.live() == 1
+            for _ in range(2):
+                stream.segmenter.prompt(Prompt("add", box=BOX))
+            for _ in range(late + 2):
+                packet = stream.step(**other)
+        assert ids(packet) == [2, 3]
+        assert asked.outcome.result(0).object_id == 2
+        born = [event.object_id for event in heard if isinstance(event, ObjectAdded)]
+        gone = {event.object_id for event in heard if isinstance(event, ObjectDropped)}
+        refused = [event for event in heard if isinstance(event, ObjectRefused)]
+        assert (born, gone, len(refused)) == ([0, 1, 2, 3], {0, 1}, 2)
+
+    @pytest.mark.parametrize("flaw", ["ids begin anew", "old headers count", "size is no matter"])
+    def test_a_change_of_size_that_is_not_minded_shows(
+        self, files: Any, flaw: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clear, view = Tracker.clear, sam2_stream._View
+        if flaw == "ids begin anew":
+            monkeypatch.setattr(Tracker, "clear", lambda tracker, ids_go_on=False: clear(tracker))
+        elif flaw == "old headers count":
+            monkeypatch.setattr(sam2_stream, "_View", lambda *view_: view(*view_[:3], -1))
+        else:
+            monkeypatch.setattr(Window, "__eq__", lambda *_: True)
+        with pytest.raises(AssertionError):
+            self.test_another_size_in_one_epoch_begins_anew_and_ids_go_on(files, 3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"fill_hole_area": 16}, {"non_overlap": True}])
+def test_cleaning_touches_what_leaves_and_no_memory(files: Any, settings: dict[str, Any]) -> None:
+    plain, cleaned = Stream(files), Stream(files, **settings)
+    changed = False
+    for number in range(6):
+        if number == 1:
+            for stream, box in product((plain, cleaned), (BOX, BOXES[1])):
+                stream.segmenter.prompt(Prompt("add", box=tuple(box)))
+        raw, found = plain.shown(seed=number), cleaned.shown(seed=number)
+        wanted = fill_holes(raw.logits, settings.get("fill_hole_area", 0))
+        if settings.get("non_overlap"):
+            wanted = without_overlap(wanted, raw.valid)
+        assert torch.equal(found.logits, wanted)
+        assert torch.equal(found.presence, raw.presence)
+        changed |= not torch.equal(found.logits, raw.logits)
+    assert changed == bool(settings), "there is something to clean"
+
+
+STEPS = (
+    [Prompt("add", box=BOX), Prompt("add", mask=disc()), Prompt("add", box=BOX),
+     Prompt("add", points=((5, 5), (9, 9)), labels=(1, 0))],
+    [Prompt("correct", object_id=0, box=BOX), Prompt("correct", object_id=1, mask=disc()),
+     Prompt("correct", object_id=77, points=((5, 5), (9, 9)), labels=(1, 0))],
+    [Prompt("reinit", object_id=0, mask=disc()), Prompt("reinit", object_id=78, box=BOX),
+     Prompt("remove", object_id=1), Prompt("remove", object_id=79)],
+    [Prompt("reset"), Prompt("add", box=BOX)],
+    [],
+)  # fmt: skip
+"""What a device does not tell apart: applied and refused, for want of a slot or of an object."""
+
+
+def next_prompt(number: int, live: list[int]) -> Prompt:
+    """One after the other of all kinds; some of objects that live, some that cannot be used."""
+    known = live[number % len(live)] if live else 0
+    if number == 20:
+        return Prompt("reset")
+    cycle = (
+        Prompt("add", box=BOX), Prompt("add", mask=disc()),
+        Prompt("add", points=((30.0, 40.0),), labels=(1,)), Prompt("add", box=BOX),
+        Prompt("correct", object_id=known, points=((30.0, 30.0),), labels=(0,)),
+        Prompt("correct", object_id=77, box=BOX), Prompt("reinit", object_id=known, mask=disc()),
+        Prompt("remove", object_id=known), Prompt("add", box=(np.nan, 0, 5, 5)),
+    )  # fmt: skip
+    return cycle[number % len(cycle)]
 
 
 class TestResidency:
     @pytest.mark.timeout(240)
     def test_no_copy_and_no_wait_whatever_happens(self, files: Any) -> None:
-        stream = Stream(files)
+        mortal = {"max_missing_frames": 20, "max_unseen_key_frames": 10}
+        stream = Stream(files, fill_hole_area=4, non_overlap=True, lifecycle=mortal)
         stream.step()
-        rng = np.random.default_rng(0)
         whole = stream.tracks
 
         def guarded(found: Any) -> Tracks:
@@ -268,13 +412,27 @@ class TestResidency:
                 return whole(found)
 
         stream.tracks = guarded  # type: ignore[method-assign]
-        for number in range(300):
-            stream.step(BOXES[: number // 30 % 3], seed=number % 5)
-            if number % 7 == 0:
-                action = ("add", "reinit", "correct", "remove")[number // 7 % 4]
-                wanted = None if action == "add" else int(rng.integers(0, 9))
-                shape = {} if action == "remove" else {"box": BOX}
-                stream.segmenter.prompt(Prompt(action, object_id=wanted, **shape))
+        tickets = []
+        with listening() as heard:
+            for number in range(300):
+                packet = stream.step(BOXES[: number // 30 % 3], seed=number % 5)
+                if number % 7 == 0:
+                    prompt = next_prompt(number // 7, ids(packet))
+                    tickets.append(stream.segmenter.prompt(prompt))
+        ends = [(t.prompt.action, t.outcome.result(0).reason) for t in tickets if t.outcome.done()]
+        assert len(ends) >= len(tickets) - 1
+        for action in ("add", "reinit", "correct", "remove"):
+            assert (action, None) in ends
+        for refusal in (("add", "no_slot"), ("correct", "unknown_object"), ("add", "bad_box")):
+            assert refusal in ends
+        assert ("reset", None) in ends
+        born = {e.object_id for e in heard if isinstance(e, ObjectAdded)}
+        gone = [e.object_id for e in heard if isinstance(e, ObjectDropped)]
+        removed = sum(3 if end == ("reset", None) else end == ("remove", None) for end in ends)
+        assert len(gone) > removed, "some ended by themselves"
+        prompted = {t.outcome.result(0).object_id for t in tickets
+                    if t.prompt.action == "add" and t.outcome.done()}  # fmt: skip
+        assert born - prompted, "detections began objects"
 
     @pytest.mark.slow
     @pytest.mark.timeout(240)
@@ -286,15 +444,15 @@ class TestResidency:
         found, host = detections(frame(frame_id=9), BOXES), torch.zeros(4, 4)
 
         def run(tracker: Tracker, found: Detections) -> Tracks:
-            network = tracker.core.network
-            pictures = tracker.core.encode(network.transform(found.frame.rgb))
-            tracker.follow(pictures, found.frame, 3, 2)
-            for action in ("add", "reinit", "correct"):
-                wanted = None if action == "add" else 0
-                prompt = Prompt(action, object_id=wanted, box=BOX)
-                tracker.prompt(pictures, found.frame, prompt, 3)
-            tracker.grow(pictures, found, Permit(2, 1))
-            return tracker.finish(found)
+            for prompts in STEPS:
+                pictures = tracker.units.encode(tracker.core.network.transform(found.frame.rgb))
+                tracker.follow(pictures, found.frame, 3, 2)
+                for number, prompt in enumerate(prompts):
+                    tracker.prompt(pictures, found.frame, prompt, number)
+                tracker.grow(pictures, found, Permit(2, 1))
+                tracks = tracker.finish(found)
+                without_overlap(fill_holes(tracks.logits, 4), tracks.valid)
+            return tracker.stay(found)
 
         with fake_cuda(tracker, found) as (on_cuda, found_on_cuda), torch.inference_mode():
             tracks = run(on_cuda, found_on_cuda)

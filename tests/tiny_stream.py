@@ -63,7 +63,13 @@ class Stream:
         return packet
 
     def tracks(self, found: Any) -> Tracks:
-        return self.segmenter.segment(found)
+        self._newest = self.segmenter.segment(found)
+        return self._newest
+
+    def shown(self, boxes: list[list[float]] | None = None, seed: int = 0) -> Tracks:
+        """`step`, for whoever wants to know it to the bit."""
+        self.step(boxes, seed)
+        return self._newest
 
     def answered(self, prompt: Prompt) -> Ticket:
         """Prompt, and run frames until the answer is there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 import torch
@@ -52,6 +52,17 @@ class Sam2StreamConfig(Sam2Config):
     lifecycle: LifecycleConfig = LifecycleConfig()
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Frames of one epoch and window; slots are empty where one begins."""
+
+    number: int
+    epoch: int
+    window: Window
+    first: int
+    """Its first frame."""
+
+
 class Sam2StreamSegmenter:
     """N slots whose ids last as long as their objects; ids never repeat in an epoch."""
 
@@ -79,7 +90,7 @@ class Sam2StreamSegmenter:
         self._followed = KeyFrames(config.every)
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
         self._told = ObjectEvents()
-        self._view: tuple[int, Window] | None = None
+        self._view: _View | None = None
         try_out(self.tracker, config.model, config.execution)
 
     @torch.inference_mode()
@@ -97,7 +108,8 @@ class Sam2StreamSegmenter:
         """One frame of the stream; see `Tracker`."""
         item = given if isinstance(given, Encoded) else self.encode(given)
         detections, frame = item.detections, item.detections.frame
-        if self._view != (frame.epoch, frame.window):
+        view = self._view
+        if view is None or (view.epoch, view.window) != (frame.epoch, frame.window):
             self._enter(frame)
         if item.features is None:
             return self._cleaned(self.tracker.stay(detections))
@@ -153,12 +165,14 @@ class Sam2StreamSegmenter:
 
     def heed(self, packet: HostPacket) -> None:
         """Read the header of an earlier frame; called by the egress thread."""
-        info, feedback = packet.info, packet.feedback
-        if feedback is None or self._view is None or info.epoch != self._view[0]:
+        info, feedback, view = packet.info, packet.feedback, self._view
+        if feedback is None or view is None:
+            return
+        if info.epoch != view.epoch or info.frame_id < view.first:
             return
         births, looks, refused, held = feedback[:_COUNTS].tolist()
         ids = frozenset(packet.object_ids.tolist())
-        self._occupancy.heed(Header(info.epoch, info.frame_id, ids, Permit(births, looks), held))
+        self._occupancy.heed(Header(view.number, info.frame_id, ids, Permit(births, looks), held))
         for number, outcome, object_id in feedback[_COUNTS:].reshape(TICKETS, 3).tolist():
             refusal = None if outcome == APPLIED else _REFUSALS.get(outcome)
             ticket = self._queue.answer(number, refusal, object_id if object_id >= 0 else None)
@@ -175,7 +189,7 @@ class Sam2StreamSegmenter:
             self._emit(ticket, self._told.source_id, self._told.frame_id)
 
     def _emit(self, ticket: Ticket, source_id: str, frame_id: int) -> None:
-        epoch = -1 if self._view is None else self._view[0]
+        epoch = -1 if self._view is None else self._view.epoch
         outcome = ticket.outcome.result()
         emit(
             PromptEnded(
@@ -185,10 +199,15 @@ class Sam2StreamSegmenter:
         )  # fmt: skip
 
     def _enter(self, frame: Frame) -> None:
-        """Begin an epoch: slots empty, ids from 0, configured prompts asked for."""
-        self.tracker.clear()
-        self._occupancy.enter(frame.epoch)
-        self._view = (frame.epoch, frame.window)
+        """Begin anew: slots empty, configured prompts asked for.
+
+        Ids begin at 0, but go on where pictures of another size come in the same epoch.
+        """
+        before = self._view
+        number = 0 if before is None else before.number + 1
+        self.tracker.clear(ids_go_on=before is not None and before.epoch == frame.epoch)
+        self._occupancy.enter(number)  # a header of an earlier view tells it nothing
+        self._view = _View(number, frame.epoch, frame.window, frame.frame_id)
         for ended in self._queue.enter(frame.epoch, frame.window):
             self._emit(ended, frame.source_id, frame.frame_id)
         for place, prompt in enumerate(self._configured):

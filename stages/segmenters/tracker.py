@@ -63,10 +63,14 @@ class Tracker:
                 self.follow(encoded, frame, rows, held)
         self.clear()
 
-    def clear(self) -> None:
-        """A new epoch: nobody is tracked, ids start anew."""
+    def clear(self, ids_go_on: bool = False) -> None:
+        """Nobody is tracked; ids and counts start anew with a new epoch, else they go on."""
+        counts = (self.table.next_id, self.table.refused)
+        kept = [count.clone() for count in counts]
         self.core.clear()
         self.table.clear()
+        for count, value in zip(counts, kept if ids_go_on else (), strict=False):
+            count.copy_(value)
         self._lifecycle.clear()
         self._answers.zero_()
 
