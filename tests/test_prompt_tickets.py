@@ -236,6 +236,25 @@ class TestEnds:
         assert sorted(t.outcome.result(0).object_id for t in tickets) == [0, 1, 2]
 
 
+def test_a_correction_asked_for_with_a_reinit_counts_a_frame_later(files: Any) -> None:
+    plain, corrected = Stream(files), Stream(files)
+    for stream in (plain, corrected):
+        stream.step()
+        stream.answered(Prompt("add", box=BOX))
+        stream.segmenter.prompt(Prompt("reinit", object_id=0, box=BOX))
+    click = Prompt("correct", object_id=0, points=((100.0, 70.0),), labels=(1,))
+    ticket = corrected.segmenter.prompt(click)
+    presence = [
+        [float(stream.shown(seed=8 + number).presence[0]) for stream in (plain, corrected)]
+        for number in range(3)
+    ]
+    assert ticket.outcome.result(0).applied
+    differ = [abs(one - other) for one, other in presence]
+    assert differ[0] == 0
+    assert differ[1] > 0.1
+    assert differ[2] > 1e-3
+
+
 def test_a_second_thread_prompts_while_frames_run(stream: Stream) -> None:
     tickets: list[Ticket] = []
     done = threading.Event()

@@ -127,6 +127,29 @@ def test_an_object_is_not_touched_by_what_others_do(
         assert torch.equal(quiet, busy)
 
 
+@pytest.mark.parametrize("later", [0, 1])
+def test_a_correction_of_a_conditioning_frame_is_forgotten_and_one_a_frame_later_is_not(
+    model: torch.nn.Module, pictures: list[list[Tensor]], later: int
+) -> None:
+    @torch.inference_mode()
+    def last(corrected: bool) -> Tensor:
+        core = TrackerCore(model, 1, CONDITIONING)
+        row, live = torch.tensor([0]), torch.tensor([True])
+        for number, picture in enumerate(pictures[0][:8]):
+            encoded = core.encode(picture[None])
+            shown = core.track(encoded, row, live)
+            if number == 0:
+                shown = core.begin(encoded, row, core.head.tokens(BOXES[:1], CORNERS))
+            if corrected and number == later:
+                tokens = core.head.tokens(BOXES[1:], CORNERS)
+                core.correct(encoded, row, shown.features, shown.masks.logits, tokens)
+            core.advance()
+        return shown.masks.logits
+
+    changed = float((last(True) - last(False)).abs().max())
+    assert (changed > 1e-2) if later else (changed == 0)
+
+
 def test_memory_is_as_large_as_it_says_and_clears(model: torch.nn.Module) -> None:
     bank = TrackerCore(model, 5, 3).bank
     sizes = [tensor.numel() * tensor.element_size() for tensor in bank.tensors]

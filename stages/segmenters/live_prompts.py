@@ -42,6 +42,10 @@ class Prompt:
     Coordinates are those of the source's full picture, also where only a region of it is taken in.
     `add` a new object; `reinit` one from this prompt alone, as if it were new; `correct` its mask
     of the next frame; `remove` it; `reset`: remove all. A shape is one of box, points, mask.
+
+    Never two on one object and frame: a `correct` asked for together with a `reinit` is applied on
+    the frame after it. sam2's own predictor would take it on the same frame, show it there, and
+    forget it: what follows depends on the frame as it was begun.
     """
 
     action: Action

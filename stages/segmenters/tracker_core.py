@@ -147,6 +147,10 @@ class TrackerCore:
 
         `features` (b, C, h, w) are `Shown.features` of the rows, `before` float32 (b, h, w)
         their logits; the rest is as for `begin`.
+
+        On a frame that is among a slot's conditioning frames (`begin` in the same step) this shows
+        a mask that no later frame depends on, as the official predictor silently does; so callers
+        correct a frame later.
         """
         with self._precision():
             stream, now = self._place(rows)
