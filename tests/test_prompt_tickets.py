@@ -12,7 +12,7 @@ import torch
 from tiny_sam2 import FRAME_HW, listening, write_model
 from tiny_stream import BOX, Stream, disc, ids
 
-from kpi.events import PromptEnded
+from kpi.events import ObjectRefused, PromptEnded
 from pipeline.header_reader import HeaderReader
 from stages.segmenters.live_prompts import PER_FRAME, Prompt, PromptQueue, Ticket
 from stages.segmenters.prompt_flaws import flaw_of
@@ -181,6 +181,7 @@ class TestEnds:
             for _ in range(3):
                 stream.step()
         assert [e.reason for e in heard if isinstance(e, PromptEnded)] == [None]
+        assert not [e for e in heard if isinstance(e, ObjectRefused)]
 
     @pytest.mark.parametrize("failing", range(3))
     def test_where_there_is_no_memory_for_one_the_others_wait_on(

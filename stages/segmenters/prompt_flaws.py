@@ -20,7 +20,7 @@ MAX_COORDINATE: Final = 1e6
 _SHAPED: Final = ("add", "reinit", "correct")
 _NAMED: Final = ("reinit", "correct", "remove")
 _ACTIONS: Final = (*_SHAPED, "remove", "reset")
-_IDS, _CLASSES, _EPOCHS = 2**63, 2**31, 2**63
+_IDS, _CLASSES = 2**63, 2**31
 """What the tensors of ids and classes can hold, and no less than 0."""
 
 
@@ -65,7 +65,7 @@ def _is_request(prompt: Prompt) -> bool:
         return False
     if not _is_index(prompt.class_id, _CLASSES):
         return False
-    if prompt.epoch is not None and not _is_index(prompt.epoch, _EPOCHS):
+    if prompt.epoch is not None and not _is_whole(prompt.epoch):
         return False
     if (prompt.action in _NAMED) is (prompt.object_id is None):
         return False
@@ -77,9 +77,12 @@ def _is_list(value: object) -> bool:
     return isinstance(value, (tuple, list))
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def _is_index(value: object, limit: int) -> bool:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return whole and 0 <= int(value) < limit  # type: ignore[call-overload]
+    return _is_whole(value) and 0 <= int(value) < limit  # type: ignore[call-overload]
 
 
 def _is_coordinate(value: object) -> bool:
