@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,38 @@ class TestEnds:
         assert [ticket.number % TICKETS for ticket in tickets] == [1] * 3
         assert [reason(ticket) for ticket in tickets] == [None] * 3
         assert sorted(t.outcome.result(0).object_id for t in tickets) == [0, 1, 2]
+
+
+class TestControls:
+    """What the tests above rest on, left out: each shows."""
+
+    def test_places_that_are_not_minded(self, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PromptQueue, "_has_place", lambda *_: True)
+        with pytest.raises(TimeoutError):
+            TestEnds().test_no_answer_is_written_over_one_that_nobody_has_read(files)
+
+    def test_tickets_that_are_not_given_back(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(PromptQueue, "give_back", lambda *_: None)
+        with pytest.raises(AssertionError):
+            TestEnds().test_where_there_is_no_memory_for_one_the_others_wait_on(
+                stream, 0, monkeypatch
+            )
+
+    def test_futures_that_can_be_cancelled(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Future, "set_running_or_notify_cancel", lambda *_: True)
+        with pytest.raises(AssertionError):
+            TestEnds().test_no_ticket_can_be_cancelled(stream)
+
+    def test_ends_that_nobody_tells_of(
+        self, stream: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stream.segmenter, "_emit", lambda *_: None)
+        with pytest.raises(AssertionError):
+            TestEnds().test_the_end_of_an_epoch_answers_those_who_wait_and_tells_of_it(stream)
 
 
 def test_a_correction_asked_for_with_a_reinit_counts_a_frame_later(files: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_sam2 import FRAME_HW, detections, frame, listening, write_model
-from tiny_stream import BOX, BOXES, Stream, disc, ids
+from tiny_stream import BOX, BOXES, Stream, disc, ids, in_sight
 
 from kpi.events import ObjectAdded, ObjectDropped, ObjectRefused, PromptEnded
 from pipeline.audit import residency_guard
@@ -225,6 +225,7 @@ class TestRefusals:
         if known_by == "device":
             monkeypatch.setattr(Occupancy, "may_live", lambda *_: True)
         quiet, busy = Stream(files), Stream(files)
+        in_sight(quiet, busy)
         for stream in (quiet, busy):
             stream.step()
             stream.segmenter.prompt(Prompt("add", box=BOX))
@@ -235,6 +236,7 @@ class TestRefusals:
                 # What the device refuses may have cost a cell of memory: rounding, no more.
                 shown = [stream.shown(seed=number) for stream in (quiet, busy)]
                 assert same_objects(*shown, within=1e-4 * (known_by == "device")) == [0]
+                assert shown[0].presence[0] > 0
             assert ticket.outcome.result(0).reason == reason, prompt
         assert MAX_POINTS < 10**6
 
@@ -256,6 +258,7 @@ class TestRefusals:
 
     def test_one_object_too_many_disturbs_nobody(self, files: Any) -> None:
         quiet, busy = Stream(files), Stream(files)
+        in_sight(quiet, busy)
         for stream in (quiet, busy):
             stream.step()
             for box in (BOX, (10.0, 40.0, 60.0, 80.0), tuple(BOXES[1])):
@@ -270,6 +273,7 @@ class TestRefusals:
 
     def test_detections_of_one_object_too_many_disturb_nobody(self, files: Any) -> None:
         quiet, busy = (Stream(files, max_objects=1, lifecycle={"refresh_below": 0.0}) for _ in "ab")
+        in_sight(quiet, busy)
         for stream in (quiet, busy):
             stream.step()
             stream.segmenter.prompt(Prompt("add", box=BOX))
