@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from stages.boxes import box_iou
-from stages.exits import named_exit
 from stages.records import EMPTY_SLOT, Detections, Frame, Tracks
 from stages.segmenters.execution import Execution, made_ready, room_for
 from stages.segmenters.lifecycle import Lifecycle
-from stages.segmenters.live_prompts import Prompt, as_points
-from stages.segmenters.mask_head import NO_MASK, GivenMasks, Told
+from stages.segmenters.live_prompts import Prompt
+from stages.segmenters.mask_head import NO_MASK
+from stages.segmenters.model_pixels import TightBoxes, in_model, upload
 from stages.segmenters.occupancy import Permit
 from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.slot_table import SlotTable
@@ -40,7 +40,7 @@ class Tracker:
         self.table = SlotTable(slots, core.image_size // 4, device)
         self._corners = torch.tensor([BOX_CORNERS], dtype=torch.int32, device=device)
         self._answers = torch.zeros(TICKETS, 3, dtype=torch.int64, device=device)
-        self._pixels = torch.arange(core.image_size, device=device)
+        self._tight = TightBoxes(core.image_size, device)
         self._rows_of = sizes(slots, execution)
         self._held_of = sizes(core.bank.shape.conditioning, execution)[1:]
         self._execution = execution
@@ -140,7 +140,7 @@ class Tracker:
         again = torch.where(ready[:looks], wanted, self.table.slots)
         begun = self._begin(detections, fresh.indices, ready[looks:])
         rows = torch.cat((again, begun))
-        corners = self._in_model(boxes.view(-1, 2, 2), frame)
+        corners = in_model(boxes.view(-1, 2, 2), frame.size_hw, self.core.image_size)
         tokens = self.core.head.tokens(corners, self._corners.expand(looks + births, -1))
         shown = self.units.prompt.ask(encoded, rows, tokens)
         rows = self._lifecycle.admit(self.table, rows, shown.masks.logits, looks)
@@ -205,7 +205,7 @@ class Tracker:
         return torch.cat(rows)
 
     def _draw(self, encoded: Pictures, frame: Frame, prompt: Prompt, row: Tensor) -> None:
-        told = self._upload(prompt, frame)
+        told = upload(prompt, frame.size_hw, self.core)
         if prompt.action != "correct" or self._followed is None:  # None: `row` is scratch
             self._keep(row, self.units.prompt.begin(encoded, row, told), frame)
             return
@@ -222,45 +222,8 @@ class Tracker:
             return torch.full_like(row, self.table.slots)
         return torch.where((self._followed[0] == row).any(), row, self.table.slots)
 
-    def _upload(self, prompt: Prompt, frame: Frame) -> Told:
-        """What a prompt tells the model; the one copy it needs."""
-        device = self.core.device
-        if prompt.mask is not None:
-            with named_exit("prompt"):
-                mask = torch.from_numpy(prompt.mask.astype("uint8")).to(device)
-            size = (self.core.image_size,) * 2
-            shown = torch.nn.functional.interpolate(
-                mask[None, None].float(), size, mode="bilinear", antialias=True,
-                align_corners=False,
-            )  # fmt: skip
-            return GivenMasks((shown >= 0.5).float())
-        coords, labels = as_points(prompt)
-        with named_exit("prompt"):
-            at = torch.tensor([coords], dtype=torch.float32).to(device)
-            signs = torch.tensor([labels], dtype=torch.int32).to(device)
-        return self.core.head.tokens(self._in_model(at, frame), signs)
-
-    def _in_model(self, points: Tensor, frame: Frame) -> Tensor:
-        height, width = frame.size_hw
-        x, y = points[..., 0] / width, points[..., 1] / height
-        return torch.stack((x, y), dim=-1) * self.core.image_size
-
     def _keep(self, rows: Tensor, shown: Shown, frame: Frame) -> None:
-        self.table.write(rows, shown.masks, self._boxes(shown.enlarged, frame))
-
-    def _boxes(self, enlarged: Tensor, frame: Frame) -> Tensor:
-        """float32 (b, 4): tight boxes of masks (b, 1, s, s), frame pixels; x2 <= x1 where empty."""
-        pixels = enlarged[:, 0] > 0
-        size = self.core.image_size
-        height, width = frame.size_hw
-        ends = []
-        for axis, side in ((1, width), (2, height)):
-            hit = pixels.any(dim=axis)
-            first = torch.where(hit, self._pixels, size).amin(dim=1)
-            last = torch.where(hit, self._pixels + 1, 0).amax(dim=1)
-            ends.append((first * (side / size), last * (side / size)))
-        (x1, x2), (y1, y2) = ends
-        return torch.stack((x1, y1, x2, y2), dim=1)
+        self.table.write(rows, shown.masks, self._tight(shown.enlarged, frame.size_hw))
 
     def _answer(self, ticket: int, applied: Tensor, object_id: Tensor, refusal: int) -> None:
         row = self._answers[ticket % TICKETS]
