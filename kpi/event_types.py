@@ -17,6 +17,7 @@ from kpi.events import (
     ObjectDropped,
     ObjectRefused,
     PacketsSent,
+    PeersConnected,
     PromptEnded,
     RecorderState,
     RunFinished,
@@ -30,5 +31,5 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
-    *(HostCopies, PacketsSent, ErrorRaised, EventsDropped),
+    *(HostCopies, PacketsSent, PeersConnected, ErrorRaised, EventsDropped),
 )

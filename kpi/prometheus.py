@@ -21,6 +21,7 @@ from kpi.events import (
     ObjectDropped,
     ObjectRefused,
     PacketsSent,
+    PeersConnected,
     PromptEnded,
     RecorderState,
     SourceStateChanged,
@@ -82,7 +83,7 @@ class PrometheusSink:
                 self._metrics.drops[event.reason].inc()
             case ObjectAdded() | ObjectDropped() | ObjectRefused() | PromptEnded():
                 self._objects(event)
-            case HostCopies() | PacketsSent() | SubscriberState():
+            case HostCopies() | PacketsSent() | PeersConnected() | SubscriberState():
                 self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
@@ -131,7 +132,9 @@ class PrometheusSink:
                 if prompts := self._find(metrics.prompts, (event.action, outcome)):
                     prompts.inc()
 
-    def _transport(self, event: HostCopies | PacketsSent | SubscriberState) -> None:
+    def _transport(
+        self, event: HostCopies | PacketsSent | PeersConnected | SubscriberState
+    ) -> None:
         metrics = self._metrics
         match event:
             case HostCopies():
@@ -140,8 +143,12 @@ class PrometheusSink:
                     copies.inc(event.copies)
                     metrics.copy_bytes[where].inc(event.copied_bytes)
             case PacketsSent():
-                metrics.packets.inc(event.packets)
-                metrics.packet_bytes.inc(event.packet_bytes)
+                if packets := self._find(metrics.packets, event.topic):
+                    packets.inc(event.packets)
+                    metrics.packet_bytes[event.topic].inc(event.packet_bytes)
+            case PeersConnected():
+                if gauge := self._find(metrics.peers, event.socket):
+                    gauge.set(event.peers)
             case SubscriberState():
                 if gauge := self._find(metrics.subscribers, event.topic.partition("/")[0]):
                     gauge.set(event.subscribers)

@@ -11,7 +11,14 @@ from kpi.http import HttpServer
 from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
 from kpi.sometimes import Judge
-from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain, build_publisher
+from pipeline.build import (
+    DETECTORS,
+    SEGMENTERS,
+    SOURCES,
+    build_chain,
+    build_picture_tap,
+    build_publisher,
+)
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
 from pipeline.film import Film
@@ -27,6 +34,8 @@ from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.copies import CopyCount
+from stages.picture_tap import PictureTap
 from stages.sinks.zmq_publisher import ZmqPublisher
 
 
@@ -42,7 +51,8 @@ class Assembly:
     segmenter: Segmenter
     publisher: ZmqPublisher | None
     quality: QualityCheck | None
-    taps: tuple[Preview | Film, ...]
+    taps: tuple[Preview | Film | PictureTap, ...]
+    pictures: PictureTap | None
     tally: Tally
     metrics: PrometheusSink
     http: HttpServer | None
@@ -54,6 +64,12 @@ class Assembly:
         outside."""
         outside = (self.publisher, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
+
+    @property
+    def exits(self) -> tuple[CopyCount, ...]:
+        """Those behind the upload."""
+        pictures = () if self.pictures is None else (self.pictures.copies,)
+        return (*self.chain.copies, *pictures)
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -97,6 +113,7 @@ def assemble(
     publisher = build_publisher(config, source.source_id, names)
     if publisher is not None:
         stack.callback(publisher.close)
+    pictures = build_picture_tap(config, publisher, segmenter.identity)
     chain = build_chain(config, device, detector, segmenter)
     if source.size_hw is not None:
         roi = config.source.roi
@@ -110,7 +127,8 @@ def assemble(
         segmenter=segmenter,
         publisher=publisher,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
-        taps=_taps(config, folder, names),
+        taps=_taps(config, folder, names, pictures),
+        pictures=pictures,
         tally=tally,
         metrics=metrics,
         http=http,
@@ -119,14 +137,14 @@ def assemble(
 
 
 def _taps(
-    config: RunConfig, folder: RunFolder, names: tuple[str, ...]
-) -> tuple[Preview | Film, ...]:
-    if config.preview is None:
-        return ()
-    picture = Preview(folder.preview, config.preview.every, names)
-    if not config.preview.film_frames:
-        return (picture,)
-    return picture, Film(folder.film, config.preview.film_frames, names)
+    config: RunConfig, folder: RunFolder, names: tuple[str, ...], pictures: PictureTap | None
+) -> tuple[Preview | Film | PictureTap, ...]:
+    taps: list[Preview | Film | PictureTap] = [] if pictures is None else [pictures]
+    if config.preview is not None:
+        taps.append(Preview(folder.preview, config.preview.every, names))
+        if config.preview.film_frames:
+            taps.append(Film(folder.film, config.preview.film_frames, names))
+    return tuple(taps)
 
 
 def _health(config: RunConfig, tally: Tally) -> Health:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pipeline.chain import Chain
     from pipeline.config import RunConfig
+    from stages.packets import Identity
+    from stages.picture_tap import PictureTap
     from stages.sinks.zmq_publisher import ZmqPublisher
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "TRACKED_MODELS",
     "SourceConfig",
     "build_chain",
+    "build_picture_tap",
     "build_publisher",
     "tracker_bytes",
 ]  # fmt: skip
@@ -86,9 +89,10 @@ def build_chain(
     from stages.to_host import ToHost
 
     threshold, identity = config.mask_threshold, segmenter.identity
+    logits = config.results is not None and config.results.masks == "logits"
     if config.as_numpy:
         return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
-    return ResidentChain(detector, segmenter, Pack(threshold, identity), ToHost(device))
+    return ResidentChain(detector, segmenter, Pack(threshold, identity, logits), ToHost(device))
 
 
 def build_publisher(
@@ -99,4 +103,23 @@ def build_publisher(
 
     if config.results is None:
         return None
-    return ZmqPublisher(config.results, source_id, class_names)
+    return ZmqPublisher(
+        config.results, source_id, class_names, mask_threshold=config.mask_threshold
+    )
+
+
+def build_picture_tap(
+    config: RunConfig, publisher: ZmqPublisher | None, identity: Identity
+) -> PictureTap | None:
+    """The tap for viewers; None where the configuration has none."""
+    from stages.picture_tap import PictureTap
+    from stages.wire import encode_picture
+
+    if config.pictures is None or publisher is None:
+        return None
+    return PictureTap(
+        config.pictures,
+        identity,
+        lambda: publisher.wants("frame"),
+        lambda info, jpeg: publisher.offer("frame", encode_picture(info, jpeg)),
+    )

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -24,6 +25,7 @@ from pipeline.http_config import HttpConfig
 from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
 from stages.errors import ConfigError
+from stages.pictures_config import PicturesConfig
 from stages.registry import Registry
 from stages.sinks.zmq_publisher import ZmqPublisherConfig
 
@@ -106,9 +108,23 @@ class RunConfig(Section):
     detector: Annotated[SerializeAsAny[Section], _member_of(DETECTORS)]
     segmenter: Annotated[SerializeAsAny[Section], _member_of(SEGMENTERS)]
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
+    pictures: PicturesConfig | None = None
+    """For viewers; without it no pixel leaves the run."""
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
     preview: PreviewConfig | None = PreviewConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.as_numpy and self.results is not None and self.results.masks == "logits":
+            raise PydanticCustomError(
+                "as_numpy", "results.masks: got logits, expected another: as_numpy has none"
+            )
+        if self.pictures is not None and self.results is None:
+            raise PydanticCustomError(
+                "pictures", "pictures: results is null, expected a socket to send them by"
+            )
+        return self
 
     def as_yaml(self) -> str:
         """The resolved configuration, every default written out; loads back to the same."""

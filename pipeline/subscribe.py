@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stages.client import Subscriber
 from stages.errors import MaskstreamError
-from stages.wire import ObjectResult, ResultMessage
+from stages.wire import ObjectResult, ResultMessage, StateMessage
 
 
 class _NoPacketError(MaskstreamError):
@@ -70,9 +70,9 @@ def _results(
         if isinstance(message, ResultMessage):
             yield message
             deadline = time.monotonic() + timeout_s
-        elif message is not None and message.state == "failed":
+        elif isinstance(message, StateMessage) and message.state == "failed":
             raise _NoPacketError(f"{message.source_id} at {endpoint} failed; see its run's log")
-        elif message is not None and message.state == "ended":
+        elif isinstance(message, StateMessage) and message.state == "ended":
             if subscriber.received == 0:
                 raise _NoPacketError(f"{message.source_id} at {endpoint} ended without a packet")
             return

@@ -126,6 +126,14 @@ class Segmenter(Protocol):
         """No header comes any more: answer whoever still waits; called by the egress thread."""
 
 
+@runtime_checkable
+class LogitsSink(Protocol):
+    """A sink that may want the low-resolution logits as well, or instead of masks."""
+
+    wants_logits: bool
+    """As `Sink.wants_masks`; only where the configuration has packets carry logits."""
+
+
 class Sink(Protocol):
     """A consumer of finished packets, called by the egress thread only."""
 

@@ -95,7 +95,7 @@ class Subscriber:
         message = decode(self._socket.recv(zmq.NOBLOCK))
         if isinstance(message, ResultMessage):
             self._count_result(message)
-        else:
+        elif isinstance(message, StateMessage):
             self._count_state(message)
         return message
 

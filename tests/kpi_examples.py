@@ -15,6 +15,7 @@ from kpi.events import (
     ObjectDropped,
     ObjectRefused,
     PacketsSent,
+    PeersConnected,
     PromptEnded,
     RecorderState,
     RunFinished,
@@ -52,6 +53,7 @@ FULL: tuple[Event, ...] = (
     RecorderState("kpi", "paused", "OSError: No space left on device", 12),
     HostCopies("d2h", "header", 30, 4096),
     PacketsSent(30, 1 << 20),
+    PeersConnected("results", 2),
     ErrorRaised("run", "it broke"),
     EventsDropped(3, {"JsonlSink": 2}),
 )
