@@ -17,6 +17,7 @@ from result_packets import random_packet, wait_until
 from kpi.emit import current_logger
 from kpi.events import Event, SourceState, SubscriberState
 from stages.errors import ConfigError
+from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import PublishError, ZmqPublisher, ZmqPublisherConfig
 from stages.wire import ResultMessage, StateMessage, decode, topic
 
@@ -229,6 +230,35 @@ def test_a_result_of_before_does_not_hide_what_the_source_says(
     write(publisher, 0)
     seen = heard_states(publisher, socket, 1)
     assert (seen.state, seen.last_seq) == (state, 0)
+
+
+def stale_of(packet: HostPacket, publisher: ZmqPublisher, socket: zmq.Socket[bytes]) -> bool:
+    publisher.write(packet)
+    got = decode(socket.recv())
+    assert isinstance(got, ResultMessage)
+    return got.stale
+
+
+def test_what_is_old_or_of_an_epoch_that_is_over_says_so(
+    publisher: ZmqPublisher, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    socket = listen(context, publisher.endpoint, topic("result", "cam1"))
+    wait_until(lambda: publisher.subscribers == 1, publisher.poll)
+
+    def packet(age_s: float = 0.0, epoch: int = 0) -> HostPacket:
+        made, _ = random_packet(np.random.default_rng(0), 1, (20, 30))
+        captured = time.monotonic_ns() - int(age_s * 1e9)
+        info = dataclasses.replace(made.info, captured_ns=captured, epoch=epoch)
+        return dataclasses.replace(made, info=info)
+
+    assert not stale_of(packet(), publisher, socket)
+    assert stale_of(packet(age_s=1.1), publisher, socket)
+    assert not stale_of(packet(), publisher, socket)
+    publisher.announce("streaming", 1)
+    assert stale_of(packet(), publisher, socket), "the source is in epoch 1 by now"
+    assert not stale_of(packet(epoch=1), publisher, socket)
+    assert not stale_of(packet(epoch=2), publisher, socket)
+    assert stale_of(packet(epoch=1), publisher, socket)
 
 
 def test_a_failure_is_the_last_word(context: zmq.Context[zmq.Socket[bytes]]) -> None:
