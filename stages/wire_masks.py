@@ -143,9 +143,9 @@ def mask_of_logits(logits: NDArray[np.float32], array: LogitsArray, out: NDArray
     (rows, below, wy), (columns, right, wx) = (
         _between(low, high) for low, high in zip(logits.shape, (y2 - y1, x2 - x1), strict=True)
     )
-    values = logits.astype(np.float64)
-    # Infinities would make NaN of their neighbours; no comparison that follows would be true.
+    # Infinities make NaN of their neighbours, and no comparison with that is true.
     with np.errstate(invalid="ignore"):
+        values = logits.astype(np.float64)
         tall = values[rows] * (1 - wy)[:, None] + values[below] * wy[:, None]
         wide = tall[:, columns] * (1 - wx) + tall[:, right] * wx
         out[y1:y2, x1:x2] = wide > array.threshold
