@@ -18,39 +18,49 @@ def run_lengths(inside: NDArray[np.bool_], top: int, left: int, hw: tuple[int, i
     """The text of a picture of size ``hw`` (height, width) that is ``inside`` (h, w) with its
     corner at (``top``, ``left``), and background elsewhere."""
     height, width = hw
-    columns = np.zeros((inside.shape[1], height), np.bool_)
-    columns[:, top : top + inside.shape[0]] = inside.T
-    flat = np.zeros(columns.size + 2, np.bool_)
-    flat[1:-1] = columns.reshape(-1)
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + left * height
+    if inside.shape[0] == height:
+        # Columns that touch: runs may go on from the foot of one to the head of the next.
+        flat = np.zeros(inside.size + 2, np.bool_)
+        flat[1:-1] = inside.T.reshape(-1)
+        edges = np.flatnonzero(flat[1:] != flat[:-1]) + left * height
+    else:
+        # A row of background above and below each: every column's runs are its own.
+        rows, columns = inside.shape
+        tall = np.zeros((columns, rows + 2), np.bool_)
+        tall[:, 1:-1] = inside.T
+        column, row = np.divmod(np.flatnonzero(tall[:, 1:] != tall[:, :-1]), rows + 1)
+        edges = (column + left) * height + (row + top)
     counts = np.diff(edges, prepend=0, append=height * width)
     return _text(counts if counts[-1] else counts[:-1])
 
 
-def picture(text: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """bool (H, W) of a picture of size ``hw``; raises `ValueError` for any
-    other text."""
+def columns_of(
+    text: NDArray[np.uint8], hw: tuple[int, int], first: int, last: int
+) -> NDArray[np.bool_]:
+    """bool (last - first, H): columns ``first`` to ``last`` - 1, each a row, of a picture of size
+    ``hw``; raises `ValueError` for any other text."""
     counts = _counts(text)
-    pixels = hw[0] * hw[1]
+    height, pixels = hw[0], hw[0] * hw[1]
     # Each at most the picture before they are added, so that the sum cannot overflow.
     if not len(counts) or counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:
         raise ValueError(f"the run lengths do not add up to {pixels} pixels")
+    ends = np.clip(np.cumsum(counts), first * height, last * height)
     colours = np.arange(len(counts)) % 2 == 1
-    return np.repeat(colours, counts).reshape(hw[1], hw[0]).T
+    return np.repeat(colours, np.diff(ends, prepend=first * height)).reshape(last - first, height)
 
 
 def _text(counts: NDArray[np.int64]) -> bytes:
     left = counts.copy()
     left[3:] -= counts[1:-2]
     written = np.zeros((len(left), _MOST_CHARACTERS), np.uint8)
-    open_ = np.ones(len(left), np.bool_)
+    rows = np.arange(len(left))
     for place in range(_MOST_CHARACTERS):
         bits = left & 31
         left >>= 5
-        more = np.where(bits & 16, left != -1, left != 0)
-        written[:, place] = np.where(open_, bits + 32 * more + 48, 0)
-        open_ &= more
-        if not open_.any():
+        more = left != -(bits >> 4)  # 0 is left, or -1 where bit 4 says that it is negative
+        written[rows, place] = bits + 32 * more + 48
+        rows, left = rows[more], left[more]
+        if not len(rows):
             break
     return written[written > 0].tobytes()
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.errors import MaskstreamError
 from stages.packets import HostPacket
-from stages.rle import picture, run_lengths
+from stages.rle import columns_of, run_lengths
 
 Encoding = Literal["bits", "rle", "logits", "none"]
 Box = tuple[int, int, int, int]
@@ -130,7 +130,7 @@ def mask_of_row(row: MaskRow, payload: memoryview, out: NDArray[np.bool_]) -> No
         return
     try:
         height, width = out.shape
-        out[...] = picture(packed, (height, width))
+        out[:, x1:x2] = columns_of(packed, (height, width), x1, x2).T
     except ValueError as error:
         raise WireError(f"masks: rle: {error}") from None
 

@@ -16,7 +16,7 @@ from result_packets import random_masks, random_packet, tight_box
 from services import require
 from test_wire import join, mutate_bytes, mutate_header, put, result, split
 
-from stages.rle import picture, run_lengths
+from stages.rle import columns_of, run_lengths
 from stages.wire import (
     KpiMessage,
     PictureMessage,
@@ -35,6 +35,10 @@ FILES = sorted(golden.messages())
 # --- run lengths -----------------------------------------------------------------------------
 
 
+def picture(text: bytes, hw: tuple[int, int]) -> Any:
+    return columns_of(np.frombuffer(text, np.uint8), hw, 0, hw[1]).T
+
+
 def runs(mask: Any) -> bytes:
     return run_lengths(np.asarray(mask, np.bool_), 0, 0, np.shape(mask))  # type: ignore[arg-type]
 
@@ -45,8 +49,10 @@ def test_run_lengths_round_trip(seed: int) -> None:
     for mask in random_masks(rng, 6, (int(rng.integers(1, 50)), int(rng.integers(1, 50)))):
         x1, y1, x2, y2 = tight_box(mask)
         text = run_lengths(mask[y1:y2, x1:x2], y1, x1, mask.shape)
-        assert np.array_equal(picture(np.frombuffer(text, np.uint8), mask.shape), mask)
+        assert np.array_equal(picture(text, mask.shape), mask)
         assert text == runs(mask), "cut or not, the text is that of the whole picture"
+        some = columns_of(np.frombuffer(text, np.uint8), mask.shape, x1, x2)
+        assert np.array_equal(some.T, mask[:, x1:x2])
 
 
 @pytest.mark.parametrize(
@@ -78,9 +84,9 @@ def test_run_lengths_are_those_of_coco(mask: Any, text: bytes) -> None:
     ],
 )
 def test_texts_that_are_none_are_refused(text: bytes, says: str) -> None:
-    picture(np.frombuffer(b"d0", np.uint8), (4, 5))
+    picture(b"d0", (4, 5))
     with pytest.raises(ValueError, match=says):
-        picture(np.frombuffer(text, np.uint8), (4, 5))
+        picture(text, (4, 5))
 
 
 def test_masks_as_run_lengths() -> None:
