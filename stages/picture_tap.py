@@ -76,7 +76,7 @@ class PictureTap:
         now = time.monotonic()
         if now < self._next or not self._wanted() or not self._idle.is_set():
             return
-        self._next = max(self._next + 1 / self._config.fps, now)
+        self._next = now + 1 / self._config.fps
         if self._thread is None:
             self._thread = self._started()
         self._idle.clear()

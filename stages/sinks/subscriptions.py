@@ -19,7 +19,10 @@ MAX_READS_A_POLL: Final = 256
 class Subscriptions:
     """Counts, of each kind of topic of one source, the subscriptions that match it.
 
-    Read by the thread that owns the socket; `count` by any.
+    Read by the thread that owns the socket; `count` by any. libzmq does not say who unsubscribes,
+    nor whether that peer had subscribed: one that lies can make a count too low, and others then
+    get results without masks until somebody subscribes anew. So who may connect must be trusted
+    that far.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], source_id: str) -> None:
