@@ -36,8 +36,8 @@ class Subscriber:
     It may be made before the publisher is there, and finds it again after a loss of connection.
 
     `gaps` and `lost` count holes in `seq` and the packets in them, from the first packet received
-    on. A `seq` that falls back is a publisher that started afresh: counted in `restarts`, not as
-    a loss. With `latest_only` what a newer result replaced counts as lost, too.
+    on. Another `run`, or a `seq` that falls back, is a publisher that started afresh: counted in
+    `restarts`, not as a loss. With `latest_only` what a newer result replaced counts as lost, too.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Subscriber:
         self.states: dict[str, StateMessage] = {}
         """The last state of each source."""
         self._expected: dict[str, int] = {}
+        self._runs: dict[str, int] = {}
         self._stale_after_s = stale_after_s
         self._lively = time.monotonic()
         self._one_socket = not latest_only
@@ -126,8 +127,11 @@ class Subscriber:
 
     def _counted(self, message: Message) -> Message:
         if isinstance(message, ResultMessage):
+            self._begin(message)
             self._count_result(message)
         elif isinstance(message, StateMessage):
+            if self._one_socket:
+                self._begin(message)
             self.states[message.source_id] = message
             if self._one_socket:
                 self._count_state(message)
@@ -173,6 +177,13 @@ class Subscriber:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _begin(self, message: ResultMessage | StateMessage) -> None:
+        """What an earlier run of the publisher made is not to be waited for."""
+        if self._runs.setdefault(message.source_id, message.run) != message.run:
+            self._runs[message.source_id] = message.run
+            self.restarts += 1
+            self._expected.pop(message.source_id, None)
 
     def _count_result(self, message: ResultMessage) -> None:
         expected = self._expected.get(message.source_id, message.seq)

@@ -64,20 +64,23 @@ def encode_result(
     *,
     threshold: float = 0.0,
     stale: bool = False,
+    run: int = 0,
     published_ns: int | None = None,
     published_unix_ns: int | None = None,
 ) -> bytes:
     """One packet as one message; the two clocks (monotonic, Unix) default to now.
 
     `threshold`: the logit above which a pixel is foreground, told beside logits. `stale`: also
-    where the packet does not say so itself. Raises `ValueError` where masks or logits are asked for
-    and the packet carries none, `WireError` where the header outgrows what a reader accepts.
+    where the packet does not say so itself. `run`: 0..2**52, of the publisher's life. Raises
+    `ValueError` where masks or logits are asked for and the packet carries none, `WireError` where
+    the header outgrows what a reader accepts.
     """
     array = mask_arrays(packet, encoding, threshold)
     arrays, payload = ([], []) if array is None else ([array[0]], array[1])
     header = {
         "version": VERSION,
         "kind": "result",
+        "run": run,
         "seq": seq,
         **_info(packet.info, stale),
         "published_ns": time.monotonic_ns() if published_ns is None else published_ns,
@@ -95,12 +98,14 @@ def encode_state(
     last_seq: int | None,
     class_names: Sequence[str],
     *,
+    run: int = 0,
     published_unix_ns: int | None = None,
 ) -> bytes:
     """The state message of a source; `last_seq` is None before the first result."""
     header = {
         "version": VERSION,
         "kind": "state",
+        "run": run,
         "source_id": source_id,
         "epoch": epoch,
         "state": state,

@@ -29,6 +29,8 @@ from stages.wire_views import decode_kpi, decode_picture
 
 IDENTITIES = ("tracked", "none")
 ENCODINGS = ("bits", "rle")
+MAX_RUN = 1 << 52
+"""What a double holds exactly."""
 
 
 def decode(message: bytes | memoryview) -> Message:
@@ -87,6 +89,7 @@ def _result(fields: Fields, source_id: str, payload: memoryview) -> ResultMessag
         mask_rows=rows,
         payload=payload,
         logits_array=logits,
+        run=_run(fields),
     )
 
 
@@ -114,7 +117,12 @@ def _state(fields: Fields, source_id: str) -> StateMessage:
         last_seq=None if fields.absent("last_seq") else fields.integer("last_seq", 0),
         class_names=fields.texts("class_names"),
         published_unix_ns=fields.integer("published_unix_ns"),
+        run=_run(fields),
     )
+
+
+def _run(fields: Fields) -> int:
+    return 0 if fields.absent("run") else fields.integer("run", 0, MAX_RUN)
 
 
 def _arrays(

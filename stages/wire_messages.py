@@ -26,8 +26,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ObjectResult:
-    """One object of a result. It is the same object as another one only where source_id, epoch
-    and id all agree, and the message's `identity` is `tracked`."""
+    """One object of a result. It is the same object as another one only where source_id, run,
+    epoch and id all agree, and the message's `identity` is `tracked`."""
 
     id: int
     class_id: int
@@ -80,6 +80,8 @@ class ResultMessage:
     payload: memoryview = field(repr=False)
     logits_array: LogitsArray | None = None
     """Where the logits lie that came instead of masks."""
+    run: int = 0
+    """Of the publisher's life: another run's objects are others, though epoch and id be equal."""
 
     @property
     def has_masks(self) -> bool:
@@ -139,6 +141,8 @@ class StateMessage:
     """`seq` of the last result made; None before the first."""
     class_names: tuple[str, ...]
     published_unix_ns: int
+    run: int = 0
+    """As in a result."""
 
 
 @dataclass(frozen=True, slots=True)

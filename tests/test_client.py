@@ -285,6 +285,24 @@ def test_it_may_come_first_and_finds_a_publisher_that_came_back(tmp_path: Path) 
         assert (subscriber.received, subscriber.lost, subscriber.restarts) == (6, 0, 1)
 
 
+def test_another_run_is_a_restart_though_its_seq_has_gone_further() -> None:
+    def sent(seq: int, run: int) -> bytes:
+        packet, _ = random_packet(np.random.default_rng(0), 1, (5, 5))
+        return encode_result(packet, seq, run=run)
+
+    with bare_publisher() as (socket, endpoint), Subscriber(endpoint, "cam1") as subscriber:
+        socket.recv()
+        socket.recv()
+        state = encode_state("cam1", 0, "streaming", 70, (), run=3)
+        for one in (sent(4, 1), sent(5, 1), sent(60, 2), sent(61, 2), state, sent(71, 3)):
+            socket.send(one)
+            assert subscriber.next_message(5.0) is not None
+        assert (subscriber.received, subscriber.lost, subscriber.restarts) == (5, 0, 2)
+        socket.send(sent(73, 3))
+        assert subscriber.receive(5.0) is not None
+        assert (subscriber.lost, subscriber.restarts) == (1, 2)
+
+
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://127.0.0.1", "udp://127.0.0.1:5", ""])
 def test_an_endpoint_that_is_none(endpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="expected tcp://HOST:PORT"):

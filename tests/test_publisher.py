@@ -16,6 +16,7 @@ from result_packets import random_packet, wait_until
 
 from kpi.emit import current_logger
 from kpi.events import Event, SourceState, SubscriberState
+from stages.client import Subscriber
 from stages.errors import ConfigError
 from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import PublishError, ZmqPublisher, ZmqPublisherConfig
@@ -273,6 +274,23 @@ def test_a_failure_is_the_last_word(context: zmq.Context[zmq.Socket[bytes]]) -> 
         states.append(decode(socket.recv()))
     assert isinstance(states[-1], StateMessage)
     assert states[-1].state == "failed"
+
+
+def test_every_publisher_is_a_run_of_its_own() -> None:
+    def run() -> int:
+        publisher = ZmqPublisher(ZmqPublisherConfig(endpoint=ANY_PORT), "cam1", ())
+        with Subscriber(publisher.endpoint, "cam1") as listener:
+            wait_until(lambda: publisher.subscribers == 1, publisher.poll)
+            write(publisher, 0)
+            got = listener.receive(5.0)
+            assert got is not None
+            publisher.poll()
+            wait_until(lambda: "cam1" in listener.states, lambda: listener.next_message(0.1))
+            assert listener.states["cam1"].run == got.run
+        publisher.close()
+        return got.run
+
+    assert len({run() for _ in range(3)}) == 3
 
 
 def test_cam1_does_not_hear_cam10(context: zmq.Context[zmq.Socket[bytes]]) -> None:

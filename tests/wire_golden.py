@@ -23,6 +23,7 @@ NAMES = ("vessel", "needle")
 SIZE = (24, 37)
 WINDOW = Window((20, 29), (3, 5), SIZE)
 CLOCKS = {"published_ns": 1_010_000_000, "published_unix_ns": 1 << 60}
+RUN = 1 << 52
 JPEG = bytes.fromhex("ffd8ffd9")
 """The shortest that begins and ends as a JPEG does; nobody here opens it."""
 
@@ -86,7 +87,9 @@ def messages() -> dict[str, bytes]:
     """By the name of their file."""
     encodings: tuple[Encoding, ...] = ("bits", "rle", "logits", "none")
     results = {
-        f"result_{encoding}": encode_result(packet(), 41, NAMES, encoding, threshold=0.5, **CLOCKS)
+        f"result_{encoding}": encode_result(
+            packet(), 41, NAMES, encoding, threshold=0.5, run=RUN, **CLOCKS
+        )
         for encoding in encodings
     }
     old = dataclasses.replace(packet(), info=dataclasses.replace(packet().info, epoch=1))
@@ -96,8 +99,8 @@ def messages() -> dict[str, bytes]:
     )
     return {
         **results,
-        "result_stale": encode_result(old, 42, NAMES, "none", stale=True, **CLOCKS),
-        "state": encode_state("cam1", 2, "stale", 41, NAMES, published_unix_ns=unix),
+        "result_stale": encode_result(old, 42, NAMES, "none", stale=True, run=RUN, **CLOCKS),
+        "state": encode_state("cam1", 2, "stale", 41, NAMES, run=RUN, published_unix_ns=unix),
         "kpi": encode_kpi(
             "cam1", "source_state", b'{"ts":1.5,"event":"source_state"}', published_unix_ns=unix
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ class ZmqPublisher:
         self._sent: _State | None = None
         self._state_due = 0.0
         self._seq = 0
+        self._run = secrets.randbits(52)
         self._outbox = Outbox()
         self.wants_masks = False
         self.wants_logits = False
@@ -148,6 +150,7 @@ class ZmqPublisher:
             self._class_names,
             self._encoding(packet),
             threshold=self._mask_threshold,
+            run=self._run,
             stale=packet.info.epoch < epoch or age_ns > self._config.stale_after_s * 1e9,
         )
         self._seq += 1
@@ -203,7 +206,9 @@ class ZmqPublisher:
     def _encode_state(self) -> bytes:
         last_seq = self._seq - 1 if self._seq else None
         state, epoch = self._now.state, self._now.epoch
-        return encode_state(self._source_id, epoch, state, last_seq, self._class_names)
+        return encode_state(
+            self._source_id, epoch, state, last_seq, self._class_names, run=self._run
+        )
 
 
 def _bind(context: zmq.Context[zmq.Socket[bytes]], config: ZmqPublisherConfig) -> zmq.Socket[bytes]:
