@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import os
 import random
 import signal
@@ -23,6 +24,10 @@ from result_packets import random_packet, wait_until
 from test_client import big_packet, connected
 from test_wire import mutate_bytes
 
+from kpi.emit import current_logger
+from kpi.events import Event, PacketsSent, PeersConnected, SourceStateChanged
+from pipeline.kpi_topic import KpiTopic
+from pipeline.meter import Meter
 from stages.client import Subscriber
 from stages.packets import HostPacket
 from stages.sinks import zmq_publisher
@@ -234,6 +239,46 @@ def test_ten_thousand_mutants_on_the_port(publisher: ZmqPublisher) -> None:
         assert rss() - begun < 20 << 20
 
 
+def test_a_publisher_that_was_killed_and_its_successor_are_told_apart(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "sys.path.insert(0, 'tests')\n"
+        "from test_subscribers import SMALL, ZmqPublisher, ZmqPublisherConfig\n"
+        "publisher = ZmqPublisher(ZmqPublisherConfig(endpoint=sys.argv[1]), 'cam1', ())\n"
+        "while True: publisher.write(SMALL); publisher.poll(); time.sleep(0.02)\n"
+    )
+    endpoint = f"ipc://{tmp_path}/results"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", program, endpoint]
+        return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+    first = start()
+    with Subscriber(endpoint, "cam1", reconnect_ms=(20, 50)) as listener:
+        try:
+            wait_until(lambda: listener.received > 3, lambda: listener.receive(0.1))
+            run = listener.states["cam1"].run
+        finally:
+            first.kill()
+            first.wait()
+        while listener.receive(0.3) is not None:
+            pass
+        second = start()
+        try:
+            wait_until(lambda: listener.restarts == 1, lambda: listener.next_message(0.1))
+            wait_until(
+                lambda: listener.states["cam1"].run != run, lambda: listener.next_message(0.1)
+            )
+            got = listener.receive(10.0)
+            assert got is not None
+            assert got.run == listener.states["cam1"].run != run
+            assert listener.restarts == 1
+        finally:
+            second.kill()
+            second.wait()
+
+
 # --- the other topics ------------------------------------------------------------------------
 
 
@@ -251,6 +296,54 @@ def test_what_others_offer_is_sent_by_the_next_poll(publisher: ZmqPublisher) -> 
         assert first.event == "e744", "only so many wait; the oldest are let go"
         assert publisher.sent["kpi"].messages == 256
         assert publisher.sent["frame"].messages == 1
+
+
+class Heard:
+    """A logger that keeps what is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def test_events_go_out_where_somebody_listens(publisher: ZmqPublisher) -> None:
+    topic, told = KpiTopic(publisher, "cam1"), SourceStateChanged("cam1", 0, "stale", "why")
+    topic.write(1.0, told)
+    publisher.poll()
+    assert publisher.sent["kpi"].messages == 0
+    with Subscriber(publisher.endpoint, "cam1", topics=("kpi",)) as listener:
+        wait_until(lambda: publisher.wants("kpi"), publisher.poll)
+        topic.write(2.5, told)
+        publisher.poll()
+        got = listener.next_message(5.0)
+        assert isinstance(got, KpiMessage)
+        assert json.loads(got.line) == {"ts": 2.5, **told.as_dict()}
+        assert got.event == "source_state"
+
+
+def test_what_was_sent_and_who_is_connected_is_told(publisher: ZmqPublisher) -> None:
+    heard = Heard()
+    token = current_logger.set(heard)
+    try:
+        meter = Meter(tuple, publisher)
+        with Subscriber(publisher.endpoint, "cam1") as listener:
+            connected(publisher)
+            wait_until(lambda: publisher.peers == 1, publisher.poll)
+            exchange(publisher, listener, SMALL)
+            meter.close()
+            size = publisher.sent["result"].sent_bytes
+            assert PacketsSent(1, size, "result") in heard.events
+            assert PeersConnected("results", 1) in heard.events
+            states = publisher.sent["state"]
+            assert PacketsSent(states.messages, states.sent_bytes, "state") in heard.events
+        heard.events.clear()
+        wait_until(lambda: publisher.peers == 0, publisher.poll)
+        meter.close()
+        assert PeersConnected("results", 0) in heard.events
+    finally:
+        current_logger.reset(token)
 
 
 def test_logits_only_where_they_are_asked_for() -> None:
