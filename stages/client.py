@@ -76,13 +76,9 @@ class Subscriber:
         self._sockets: list[zmq.Socket[bytes]] = []
         try:
             for kinds in [(kind,) for kind in topics] if latest_only else [tuple(topics)]:
-                socket = self._context.socket(zmq.SUB)
-                self._sockets.append(socket)
+                socket = self._subscribed(kinds, source_id)
                 conflate = latest_only and kinds in (("result",), ("frame",))
                 _set_options(socket, high_water_mark, conflate, reconnect_ms)
-                for kind in kinds:
-                    every = f"{kind}/".encode()
-                    socket.subscribe(every if source_id is None else topic(kind, source_id))
                 socket.connect(endpoint)
                 self._poller.register(socket, zmq.POLLIN)
         except zmq.ZMQError as error:
@@ -91,6 +87,14 @@ class Subscriber:
                 f"cannot connect to {endpoint!r}: {error.strerror} "
                 "(expected tcp://HOST:PORT or ipc://PATH)"
             ) from error
+
+    def _subscribed(self, kinds: Sequence[Kind], source_id: str | None) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.SUB)
+        self._sockets.append(socket)
+        for kind in kinds:
+            every = f"{kind}/".encode()
+            socket.subscribe(every if source_id is None else topic(kind, source_id))
+        return socket
 
     def receive(self, timeout_s: float | None = None) -> ResultMessage | None:
         """The next result, or None when none came in time; None as the time means for ever.
