@@ -30,7 +30,7 @@ EXITS = (
     *(("d2h", "header"), ("d2h", "egress"), ("d2h", "as_numpy")),
 )
 """(direction, where) of the named copies between host and device."""
-TOPICS = ("result", "state", "kpi", "frame")
+TOPICS = ("result", "state", "kpi", "frame", "openigtlink")
 """What stands before the slash of a topic."""
 ACTIONS = ("add", "reinit", "correct", "remove", "reset")
 """What a prompt may ask for."""

@@ -11,7 +11,15 @@ from kpi.http import HttpServer
 from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
 from kpi.sometimes import Judge
-from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain, build_publisher
+from pipeline.announcer import Announcing
+from pipeline.build import (
+    DETECTORS,
+    SEGMENTERS,
+    SOURCES,
+    build_chain,
+    build_openigtlink_out,
+    build_publisher,
+)
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
 from pipeline.film import Film
@@ -27,6 +35,7 @@ from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
 
 
@@ -41,6 +50,7 @@ class Assembly:
     chain: Chain
     segmenter: Segmenter
     publisher: ZmqPublisher | None
+    openigtlink: OpenIGTLinkServer | None
     quality: QualityCheck | None
     taps: tuple[Preview | Film, ...]
     tally: Tally
@@ -52,8 +62,13 @@ class Assembly:
     def sinks(self) -> tuple[Sink, ...]:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
-        outside = (self.publisher, self.quality, *self.taps)
+        outside = (self.publisher, self.openigtlink, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
+
+    @property
+    def announcing(self) -> tuple[Announcing, ...]:
+        """Those who tell others how the stream is."""
+        return tuple(each for each in (self.publisher, self.openigtlink) if each is not None)
 
     @property
     def endpoints(self) -> dict[str, str]:
@@ -63,6 +78,8 @@ class Assembly:
             found["frames"] = self.source.endpoint
         if self.publisher is not None:
             found["results"] = self.publisher.endpoint
+        if self.openigtlink is not None:
+            found["openigtlink"] = self.openigtlink.endpoint
         if self.http is not None:
             host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
             found["http"] = f"http://{host}:{self.http.port}"
@@ -97,6 +114,9 @@ def assemble(
     publisher = build_publisher(config, source.source_id, names)
     if publisher is not None:
         stack.callback(publisher.close)
+    openigtlink = build_openigtlink_out(config, source.source_id, names)
+    if openigtlink is not None:
+        stack.callback(openigtlink.close)
     chain = build_chain(config, device, detector, segmenter)
     if source.size_hw is not None:
         roi = config.source.roi
@@ -109,6 +129,7 @@ def assemble(
         chain=chain,
         segmenter=segmenter,
         publisher=publisher,
+        openigtlink=openigtlink,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
         taps=_taps(config, folder, names),
         tally=tally,

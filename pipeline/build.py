@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.chain import Chain
     from pipeline.config import RunConfig
+    from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "TRACKED_MODELS",
     "SourceConfig",
     "build_chain",
+    "build_openigtlink_out",
     "build_publisher",
     "tracker_bytes",
 ]  # fmt: skip
@@ -100,3 +102,14 @@ def build_publisher(
     if config.results is None:
         return None
     return ZmqPublisher(config.results, source_id, class_names)
+
+
+def build_openigtlink_out(
+    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+) -> OpenIGTLinkServer | None:
+    """The OpenIGTLink server of the results, listening; None where the configuration has none."""
+    from stages.sinks.openigtlink_server import OpenIGTLinkServer
+
+    if config.openigtlink_out is None:
+        return None
+    return OpenIGTLinkServer(config.openigtlink_out, source_id, class_names)

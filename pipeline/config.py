@@ -25,6 +25,7 @@ from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
 from stages.errors import ConfigError
 from stages.registry import Registry
+from stages.sinks.openigtlink_server import OpenIGTLinkServerConfig
 from stages.sinks.zmq_publisher import ZmqPublisherConfig
 
 
@@ -106,6 +107,8 @@ class RunConfig(Section):
     detector: Annotated[SerializeAsAny[Section], _member_of(DETECTORS)]
     segmenter: Annotated[SerializeAsAny[Section], _member_of(SEGMENTERS)]
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
+    openigtlink_out: OpenIGTLinkServerConfig | None = None
+    """Results for 3D Slicer; null: not offered."""
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
     preview: PreviewConfig | None = PreviewConfig()
