@@ -99,11 +99,20 @@ class Receiver:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         self.socket.settimeout(WAIT_S)
         self.socket.connect((host, port))
+        self._data = bytearray()
 
     def next(self) -> Received:
         """The next message; raises `EOFError` at the end of the stream."""
-        head = self._bytes(58)
-        return parse(head + self._bytes(struct.unpack(">Q", head[42:50])[0]))
+        size = 58
+        for _ in range(2):  # the header, then all of it; what came stays, should it time out
+            while len(self._data) < size:
+                part = self.socket.recv(min(size - len(self._data), 1 << 16))
+                if not part:
+                    raise EOFError
+                self._data += part
+            size = 58 + struct.unpack(">Q", self._data[42:50])[0]
+        data, self._data = bytes(self._data), bytearray()
+        return parse(data)
 
     def rest(self) -> list[Received]:
         """All messages until the end of the stream."""
@@ -141,15 +150,6 @@ class Receiver:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _bytes(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            part = self.socket.recv(min(count - len(data), 1 << 16))
-            if not part:
-                raise EOFError
-            data += part
-        return bytes(data)
 
 
 def address(endpoint: str) -> tuple[str, int]:
