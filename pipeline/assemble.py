@@ -17,6 +17,7 @@ from pipeline.build import (
     SEGMENTERS,
     SOURCES,
     build_chain,
+    build_cuda_ipc,
     build_openigtlink_out,
     build_publisher,
 )
@@ -35,6 +36,7 @@ from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
 
@@ -51,6 +53,7 @@ class Assembly:
     segmenter: Segmenter
     publisher: ZmqPublisher | None
     openigtlink: OpenIGTLinkServer | None
+    cuda_ipc: CudaIpc | None
     quality: QualityCheck | None
     taps: tuple[Preview | Film, ...]
     tally: Tally
@@ -62,7 +65,7 @@ class Assembly:
     def sinks(self) -> tuple[Sink, ...]:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
-        outside = (self.publisher, self.openigtlink, self.quality, *self.taps)
+        outside = (self.publisher, self.openigtlink, self.cuda_ipc, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
     @property
@@ -80,6 +83,8 @@ class Assembly:
             found["results"] = self.publisher.endpoint
         if self.openigtlink is not None:
             found["openigtlink"] = self.openigtlink.endpoint
+        if self.cuda_ipc is not None:
+            found["cuda_ipc"] = self.cuda_ipc.endpoint
         if self.http is not None:
             host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
             found["http"] = f"http://{host}:{self.http.port}"
@@ -93,6 +98,9 @@ def assemble(
 
     Raises `ConfigError`, `SourceError` or another `MaskstreamError`; nothing is written.
     """
+    cuda_ipc = build_cuda_ipc(config, device)
+    if cuda_ipc is not None:
+        stack.callback(cuda_ipc.close)
     source = SOURCES.create(config.source)
     stack.callback(source.close)
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
@@ -117,7 +125,8 @@ def assemble(
     openigtlink = build_openigtlink_out(config, source.source_id, names)
     if openigtlink is not None:
         stack.callback(openigtlink.close)
-    chain = build_chain(config, device, detector, segmenter)
+    ring = None if cuda_ipc is None else cuda_ipc.ring
+    chain = build_chain(config, device, detector, segmenter, ring)
     if source.size_hw is not None:
         roi = config.source.roi
         warm_up(chain, source.size_hw, device, (0, 0) if roi is None else (roi.y, roi.x))
@@ -130,6 +139,7 @@ def assemble(
         segmenter=segmenter,
         publisher=publisher,
         openigtlink=openigtlink,
+        cuda_ipc=cuda_ipc,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
         taps=_taps(config, folder, names),
         tally=tally,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from pipeline.chain import Chain
     from pipeline.config import RunConfig
+    from stages.mask_ring import MaskRing
+    from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
 
@@ -23,6 +25,7 @@ __all__ = [
     "TRACKED_MODELS",
     "SourceConfig",
     "build_chain",
+    "build_cuda_ipc",
     "build_openigtlink_out",
     "build_publisher",
     "tracker_bytes",
@@ -78,7 +81,11 @@ def tracker_bytes(slots: int, conditioning: int) -> dict[str, int]:
 
 
 def build_chain(
-    config: RunConfig, device: torch.device, detector: Detector, segmenter: Segmenter
+    config: RunConfig,
+    device: torch.device,
+    detector: Detector,
+    segmenter: Segmenter,
+    ring: MaskRing | None = None,
 ) -> Chain:
     """Detect → Segment → Pack → ToHost, or the legacy chain where `as_numpy` is set."""
     from pipeline.chain import LegacyChain, ResidentChain
@@ -90,7 +97,7 @@ def build_chain(
     threshold, identity = config.mask_threshold, segmenter.identity
     if config.as_numpy:
         return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
-    return ResidentChain(detector, segmenter, Pack(threshold, identity), ToHost(device))
+    return ResidentChain(detector, segmenter, Pack(threshold, identity), ToHost(device), ring)
 
 
 def build_publisher(
@@ -113,3 +120,20 @@ def build_openigtlink_out(
     if config.openigtlink_out is None:
         return None
     return OpenIGTLinkServer(config.openigtlink_out, source_id, class_names)
+
+
+def build_cuda_ipc(config: RunConfig, device: torch.device) -> CudaIpc | None:
+    """The ring of masks for GPU programs, and where they ask for it; None where the configuration
+    has none. Raises `ConfigError` where it cannot be."""
+    from stages.errors import ConfigError
+    from stages.sinks.cuda_ipc import make_cuda_ipc
+
+    if config.cuda_ipc is None:
+        return None
+    if config.as_numpy or config.results is None:
+        reason = "as_numpy is true" if config.as_numpy else "results is null"
+        raise ConfigError(
+            f"cuda_ipc: {reason} (expected masks that stay on the device, and an endpoint of "
+            "results that tells where they are)"
+        )
+    return make_cuda_ipc(config.cuda_ipc, device)

@@ -25,6 +25,7 @@ from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
 from stages.errors import ConfigError
 from stages.registry import Registry
+from stages.sinks.cuda_ipc import CudaIpcConfig
 from stages.sinks.openigtlink_server import OpenIGTLinkServerConfig
 from stages.sinks.zmq_publisher import ZmqPublisherConfig
 
@@ -109,6 +110,8 @@ class RunConfig(Section):
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
     openigtlink_out: OpenIGTLinkServerConfig | None = None
     """Results for 3D Slicer; null: not offered."""
+    cuda_ipc: CudaIpcConfig | None = None
+    """Experimental: masks for GPU programs on this host; null: not offered."""
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
     preview: PreviewConfig | None = PreviewConfig()
