@@ -42,6 +42,7 @@ class Served:
 
     def write(self, size_hw: tuple[int, int] = SIZE_HW, **info: Any) -> HostPacket:
         packet = self.packet(size_hw, **info)
+        self.server.poll()
         self.server.write(packet)
         self.written += 1
         return packet

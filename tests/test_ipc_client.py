@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from conftest import ROOT
 from host_ring import OPENERS, HostMemory, HostView
 from result_packets import random_result
 
+from pipeline.config import load_config
+from pipeline.frame_flow import RunOptions
+from pipeline.run import start
 from stages.errors import ConfigError
 from stages.ipc_client import IpcResult, IpcSubscriber
 from stages.mask_ring import MaskRing
@@ -80,8 +85,6 @@ class Busy:
     """Steps the run in a thread of its own while a reader waits."""
 
     def __init__(self, rig: Rig, pause_s: float = 0.01) -> None:
-        import threading
-
         self._rig, self._pause_s = rig, pause_s
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -307,3 +310,61 @@ def test_a_reader_without_an_owner_gets_nothing(rig: Rig) -> None:
 def test_an_endpoint_that_is_none_is_told(rig: Rig) -> None:
     with pytest.raises(ConfigError, match="expected tcp://HOST:PORT"):
         IpcSubscriber("nonsense", rig.ipc.endpoint)
+
+
+# A whole run
+
+
+@dataclass
+class Seen:
+    """What a reader got while a run went on."""
+
+    equal: list[bool]
+    error: BaseException | None = None
+
+
+def read_a_run(folder: Path, count: int, seen: Seen) -> None:
+    """Compare `count` results with the masks that the message itself carries; then Ctrl-C."""
+    try:
+        deadline = time.monotonic() + 60.0
+        while not (folder / "endpoints.json").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        where = json.loads((folder / "endpoints.json").read_text())
+        with IpcSubscriber(where["results"], where["cuda_ipc"], openers=OPENERS) as reader:
+            while len(seen.equal) < count:
+                result = reader.receive(60.0)
+                assert result is not None
+                if result.message.mask_rows is not None and result.message.objects:
+                    sent = torch.from_numpy(result.message.masks())
+                    seen.equal.append(torch.equal(result.masks(), sent))
+    except BaseException as error:
+        seen.error = error
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.timeout(180)
+def test_a_whole_run_fills_the_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same chain as on a GPU, with the memory of the ring exchanged."""
+    ipc = CudaIpc(MaskRing(lambda layout: HostMemory(tmp_path, layout), 8))
+    monkeypatch.setattr("pipeline.assemble.build_cuda_ipc", lambda config, device: ipc)
+    settings = (
+        "source.size_hw=[120, 160]",
+        "source.ahead=0",
+        "source.fps=15",
+        "results.endpoint=tcp://127.0.0.1:0",
+        "http=null",
+        "preview=null",
+    )
+    folder, seen = tmp_path / "run", Seen([])
+    reader = threading.Thread(target=read_a_run, args=(folder, 5, seen))
+    reader.start()
+    code = start(load_config("demo", settings), RunOptions(frames=3000, out=folder))
+    reader.join(WAIT_S)
+    assert seen.error is None
+    assert seen.equal == [True] * 5
+    assert code == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert ipc.ring.generation >= 5
+    assert all(summary["host_copies"][f"hot_path_{what}"] == 0 for what in ("d2h", "h2d", "syncs"))

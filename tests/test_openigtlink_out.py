@@ -93,7 +93,7 @@ def test_several_receivers_get_all_of_it() -> None:
             served.write()
             for receiver in receivers:
                 assert index_of(receiver.until("IMAGE").unix_ns) == index
-        assert not served.server.troubles.counts
+        assert not served.server.troubles
         for receiver in receivers:
             receiver.close()
 
@@ -169,7 +169,7 @@ def test_a_slow_receiver_misses_results_and_nobody_else_does() -> None:
             served.write(LARGE)
             longest_s = max(longest_s, time.monotonic() - began)
             assert index_of(healthy.until("IMAGE").unix_ns) == index
-        assert served.server.troubles.counts["missed"] > 20
+        assert served.server.troubles["missed"] > 20
         assert longest_s < 1.0
         seen = [index_of(slow.until("IMAGE").unix_ns)]
         while seen[-1] < 39:
@@ -186,7 +186,7 @@ def test_a_slow_receiver_that_keeps_up_misses_nothing() -> None:
         for index in range(10):
             served.write(LARGE)
             assert index_of(receiver.until("IMAGE").unix_ns) == index
-        assert not served.server.troubles.counts
+        assert not served.server.troubles
 
 
 def test_one_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_one_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
         stopped = Receiver(served.endpoint, window=4096)
         stopped.until("STATUS")
         healthy.until("STATUS")
-        gone = served.server.troubles.counts
+        gone = served.server.troubles
         while not gone["given up"]:
             served.write(LARGE)
             healthy.until("IMAGE")
@@ -227,7 +227,7 @@ def test_more_than_there_is_room_for_are_turned_away() -> None:
             receiver.until("STATUS")
         with Receiver(served.endpoint) as outside, pytest.raises((EOFError, ConnectionError)):
             outside.next()
-        served.until(lambda: served.server.troubles.counts["turned away"] == 1)
+        served.until(lambda: served.server.troubles["turned away"] == 1)
         inside[0].close()
         served.until(lambda: _gets_in(served))
         inside[1].close()
@@ -254,7 +254,7 @@ def test_junk_is_thrown_away() -> None:
             loud.socket.sendall(rng.bytes(int(rng.integers(100))))
             served.write()
             assert index_of(loud.until("IMAGE").unix_ns) == index
-        assert not served.server.troubles.counts
+        assert not served.server.troubles
 
 
 def test_a_flood_is_given_up() -> None:
@@ -262,7 +262,7 @@ def test_a_flood_is_given_up() -> None:
         healthy.until("STATUS")
         with Receiver(served.endpoint) as flood, pytest.raises(ConnectionError):
             _send_for_ever(flood.socket)
-        served.until(lambda: served.server.troubles.counts["given up"] == 1)
+        served.until(lambda: served.server.troubles["given up"] == 1)
         served.write()
         assert healthy.until("IMAGE")
 
@@ -276,7 +276,7 @@ def test_a_pose_without_a_number_costs_that_result_alone() -> None:
     with Served() as served, Receiver(served.endpoint) as receiver:
         receiver.until("STATUS")
         served.write(pose=np.eye(4) * 1e39)
-        served.until(lambda: served.server.troubles.counts["left out"] == 1)
+        served.until(lambda: served.server.troubles["left out"] == 1)
         served.write()
         assert index_of(receiver.until("IMAGE").unix_ns) == 1
 
@@ -286,21 +286,25 @@ def test_writing_never_waits_for_the_thread_that_sends(monkeypatch: pytest.Monke
     begun, go_on = threading.Event(), threading.Event()
     with Served() as served, Receiver(served.endpoint) as receiver:
         receiver.until("STATUS")
-        made = served.server._messages.of
+        made = served.server._service.messages.of
 
         def hang(packet: HostPacket) -> bytes:
             begun.set()
             go_on.wait(20.0)
             return made(packet)
 
-        monkeypatch.setattr(served.server._messages, "of", hang)
+        monkeypatch.setattr(served.server._service.messages, "of", hang)
         served.write()
         assert begun.wait(20.0)
         for _ in range(5):
             served.write()
         assert served.server.unsent == 4
         go_on.set()
-        assert [index_of(receiver.until("IMAGE").unix_ns) for _ in range(2)] == [0, 5]
+        seen = [index_of(receiver.until("IMAGE").unix_ns)]
+        if seen == [0]:
+            seen.append(index_of(receiver.until("IMAGE").unix_ns))
+        assert seen[-1] == 5
+        assert len(seen) + served.server.unsent == 6
 
 
 # Where it listens, and for whom

@@ -130,8 +130,10 @@ def status(code: int, name: str, text: str) -> bytes:
 
 def ascii_bytes(text: str, most: int) -> bytes:
     """``text``, cut to ``most`` bytes; what is not printable ASCII becomes a question mark."""
-    kept = (each if each.isascii() and each.isprintable() else "?" for each in text[:most])
-    return "".join(kept).encode("ascii")
+    text = text[:most]
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(each if each.isascii() and each.isprintable() else "?" for each in text)
+    return text.encode("ascii")
 
 
 def _extended(content: bytes, metadata: Mapping[str, str]) -> bytes:

@@ -61,7 +61,8 @@ def label_image(packet: HostPacket, labels: NDArray[np.uint8]) -> NDArray[np.uin
         first = x1 // 8
         packed = packet.masks[row, y1:y2, first : -(-x2 // 8)]
         bits = np.unpackbits(packed, axis=-1)[:, x1 - 8 * first : x2 - 8 * first]
-        np.copyto(inside[y1:y2, x1:x2], labels[row], where=bits.view(np.bool_))
+        place = inside[y1:y2, x1:x2]
+        place ^= (place ^ labels[row]) & np.negative(bits)  # a bit of 1 chooses the label
     return full
 
 
