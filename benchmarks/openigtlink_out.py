@@ -6,9 +6,10 @@ Eight masks of 480×640, 30 results a second, receivers in processes of their ow
 healthy ones; `crowd`: the same with one that is stopped (SIGSTOP) and one that takes a picture a
 second; `nobody`: no receiver at all, which is what the machine alone does to the calling thread.
 `write_ms`: what `write` takes of that thread; `healthy_lost`: results that the healthy ones
-together did not get. `encode_ms`: making the messages of one result, in a thread of the server's,
-against the ZMQ message of the same result. `rss_growth_mb`: of the server's process, from the
-second second on.
+together did not get, of which `unsent` a receiver were replaced by newer ones before they could
+be sent to anyone, since the server waited for a core. `encode_ms`: making the messages of one
+result, in a thread of the server's, against the ZMQ message of the same result. `rss_growth_mb`: of
+the server's process, from the second second on.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Shown:
     written: int
     healthy_lost: int
     healthy_damaged: int
+    unsent: int
     missed: int
     """By the slow and the stopped one."""
     rss_growth_mb: float
@@ -87,10 +89,10 @@ def measure(mode: str, seconds: float) -> Shown:
             packet = some[index % len(some)]
             stamp = _START_NS + index * _TICK_NS
             packet = replace(packet, info=replace(packet.info, captured_unix_ns=stamp))
+            server.poll()
             before = time.perf_counter()
             server.write(packet)
             took_ms.append((time.perf_counter() - before) * 1e3)
-            server.poll()
             if index % round(RATE) == 0:
                 rss.append(process.memory_info().rss / 1e6)
             time.sleep(max(0.0, begin + (index + 1) / RATE - time.monotonic()))
@@ -104,6 +106,7 @@ def measure(mode: str, seconds: float) -> Shown:
         written=len(took_ms),
         healthy_lost=count * len(took_ms) - images,
         healthy_damaged=sum(each["damaged"] for each in found),
+        unsent=server.unsent,
         missed=server.troubles["missed"],
         rss_growth_mb=rss[-1] - rss[min(2, len(rss) - 1)],
     )
@@ -133,7 +136,7 @@ def encoding(rounds: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure, print, write; exit 1 where the frame loop would wait or a healthy one lost."""
+    """Measure, print, write; exit 1 where the frame loop would wait, or one loses by others."""
     made = parser(__doc__.splitlines()[0])
     made.add_argument("--seconds", type=float, default=30.0, help="of each window")
     options = made.parse_args()
@@ -150,11 +153,23 @@ def main() -> None:
     for name, each in shown.items():
         for key, value in asdict(each).items():
             results[f"{name}_{key}"] = round(value, 3)
-    columns = ("", "write p50 ms", "p99 ms", "written", "lost", "damaged", "missed", "RSS +MB")
+    columns = (
+        "",
+        "write p50 ms",
+        "p99 ms",
+        "written",
+        "lost",
+        "damaged",
+        "unsent",
+        "missed",
+        "RSS +MB",
+    )
     rows = [(name, *astuple(each)) for name, each in shown.items()]
     print_table(f"encode {igtl_ms:.2f} ms a result, ZMQ {zmq_ms:.2f} ms", columns, rows)
     results["fine"] = all(
-        each.write_ms_p99 <= MOST_WRITE_MS and not each.healthy_lost and not each.healthy_damaged
+        each.write_ms_p99 <= MOST_WRITE_MS
+        and each.healthy_lost <= HEALTHY * each.unsent
+        and not each.healthy_damaged
         for each in shown.values()
     )
     write_json(options.json, "openigtlink_out", results)
