@@ -53,7 +53,7 @@ class OpenIGTLinkServerConfig(Section):
     frame id, age, staleness, what each label stands for), which 3D Slicer shows, and which a
     receiver with an old library, as Debian ships it, cannot read."""
     max_clients: int = Field(default=8, ge=1, le=64)
-    stale_after_s: float = Field(default=2.0, ge=0.1, le=60)
+    stale_after_s: float = Field(default=1.5, ge=0.1, le=60)
     """Without a result for so long, receivers are told that the masks are old."""
 
     @model_validator(mode="after")
