@@ -389,11 +389,17 @@ def test_how_many_are_connected_is_told_from_its_thread() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    def now() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
+    def now() -> int:
+        """Descriptors, once the threads of all servers have ended."""
+        deadline = time.monotonic() + 20.0
+        while any(each.name.startswith("openigtlink") for each in threading.enumerate()):
+            assert time.monotonic() < deadline, "a thread did not end"
+            time.sleep(0.01)
+        return len(os.listdir("/proc/self/fd"))
 
     with Served() as served, Receiver(served.endpoint) as receiver:
         receiver.until("STATUS")
+        assert any(each.name == "openigtlink-send" for each in threading.enumerate())
     before = now()
     for _ in range(5):
         with Served() as served, Receiver(served.endpoint) as receiver:
