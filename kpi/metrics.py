@@ -30,7 +30,7 @@ EXITS = (
     *(("d2h", "header"), ("d2h", "egress"), ("d2h", "as_numpy"), ("d2h", "picture")),
 )
 """(direction, where) of the named copies between host and device."""
-TOPICS = ("result", "state", "kpi", "frame")
+TOPICS = ("result", "state", "kpi", "frame", "openigtlink")
 """What stands before the slash of a topic."""
 SOCKETS = ("results",)
 """Whose connections are counted."""

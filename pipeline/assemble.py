@@ -11,11 +11,14 @@ from kpi.http import HttpServer
 from kpi.metrics import Expectations
 from kpi.prometheus import PrometheusSink
 from kpi.sometimes import Judge
+from pipeline.announcer import Announcing
 from pipeline.build import (
     DETECTORS,
     SEGMENTERS,
     SOURCES,
     build_chain,
+    build_cuda_ipc,
+    build_openigtlink_out,
     build_picture_tap,
     build_publisher,
 )
@@ -36,6 +39,8 @@ from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
 from stages.copies import CopyCount
 from stages.picture_tap import PictureTap
+from stages.sinks.cuda_ipc import CudaIpc
+from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
 
 
@@ -50,6 +55,8 @@ class Assembly:
     chain: Chain
     segmenter: Segmenter
     publisher: ZmqPublisher | None
+    openigtlink: OpenIGTLinkServer | None
+    cuda_ipc: CudaIpc | None
     quality: QualityCheck | None
     taps: tuple[Preview | Film | PictureTap, ...]
     pictures: PictureTap | None
@@ -62,7 +69,7 @@ class Assembly:
     def sinks(self) -> tuple[Sink, ...]:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
-        outside = (self.publisher, self.quality, *self.taps)
+        outside = (self.publisher, self.openigtlink, self.cuda_ipc, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
     @property
@@ -72,6 +79,11 @@ class Assembly:
         return (*self.chain.copies, *pictures)
 
     @property
+    def announcing(self) -> tuple[Announcing, ...]:
+        """Those who tell others how the stream is."""
+        return tuple(each for each in (self.publisher, self.openigtlink) if each is not None)
+
+    @property
     def endpoints(self) -> dict[str, str]:
         """What was bound, by name."""
         found: dict[str, str] = {}
@@ -79,6 +91,10 @@ class Assembly:
             found["frames"] = self.source.endpoint
         if self.publisher is not None:
             found["results"] = self.publisher.endpoint
+        if self.openigtlink is not None:
+            found["openigtlink"] = self.openigtlink.endpoint
+        if self.cuda_ipc is not None:
+            found["cuda_ipc"] = self.cuda_ipc.endpoint
         if self.http is not None:
             host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
             found["http"] = f"http://{host}:{self.http.port}"
@@ -92,6 +108,9 @@ def assemble(
 
     Raises `ConfigError`, `SourceError` or another `MaskstreamError`; nothing is written.
     """
+    cuda_ipc = build_cuda_ipc(config, device)
+    if cuda_ipc is not None:
+        stack.callback(cuda_ipc.close)
     source = SOURCES.create(config.source)
     stack.callback(source.close)
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
@@ -114,7 +133,11 @@ def assemble(
     if publisher is not None:
         stack.callback(publisher.close)
     pictures = build_picture_tap(config, publisher, segmenter.identity)
-    chain = build_chain(config, device, detector, segmenter)
+    openigtlink = build_openigtlink_out(config, source.source_id, names)
+    if openigtlink is not None:
+        stack.callback(openigtlink.close)
+    ring = None if cuda_ipc is None else cuda_ipc.ring
+    chain = build_chain(config, device, detector, segmenter, ring)
     if source.size_hw is not None:
         roi = config.source.roi
         warm_up(chain, source.size_hw, device, (0, 0) if roi is None else (roi.y, roi.x))
@@ -126,6 +149,8 @@ def assemble(
         chain=chain,
         segmenter=segmenter,
         publisher=publisher,
+        openigtlink=openigtlink,
+        cuda_ipc=cuda_ipc,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
         taps=_taps(config, folder, names, pictures),
         pictures=pictures,

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
     from pipeline.chain import Chain
     from pipeline.config import RunConfig
+    from stages.mask_ring import MaskRing
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
+    from stages.sinks.cuda_ipc import CudaIpc
+    from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "TRACKED_MODELS",
     "SourceConfig",
     "build_chain",
+    "build_cuda_ipc",
+    "build_openigtlink_out",
     "build_picture_tap",
     "build_publisher",
     "tracker_bytes",
@@ -79,7 +84,11 @@ def tracker_bytes(slots: int, conditioning: int) -> dict[str, int]:
 
 
 def build_chain(
-    config: RunConfig, device: torch.device, detector: Detector, segmenter: Segmenter
+    config: RunConfig,
+    device: torch.device,
+    detector: Detector,
+    segmenter: Segmenter,
+    ring: MaskRing | None = None,
 ) -> Chain:
     """Detect → Segment → Pack → ToHost, or the legacy chain where `as_numpy` is set."""
     from pipeline.chain import LegacyChain, ResidentChain
@@ -92,7 +101,8 @@ def build_chain(
     logits = config.results is not None and config.results.masks == "logits"
     if config.as_numpy:
         return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
-    return ResidentChain(detector, segmenter, Pack(threshold, identity, logits), ToHost(device))
+    pack = Pack(threshold, identity, logits)
+    return ResidentChain(detector, segmenter, pack, ToHost(device), ring)
 
 
 def build_publisher(
@@ -123,3 +133,31 @@ def build_picture_tap(
         lambda: publisher.wants("frame"),
         lambda info, jpeg: publisher.offer("frame", encode_picture(info, jpeg)),
     )
+
+
+def build_openigtlink_out(
+    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+) -> OpenIGTLinkServer | None:
+    """The OpenIGTLink server of the results, listening; None where the configuration has none."""
+    from stages.sinks.openigtlink_server import OpenIGTLinkServer
+
+    if config.openigtlink_out is None:
+        return None
+    return OpenIGTLinkServer(config.openigtlink_out, source_id, class_names)
+
+
+def build_cuda_ipc(config: RunConfig, device: torch.device) -> CudaIpc | None:
+    """The ring of masks for GPU programs, and where they ask for it; None where the configuration
+    has none. Raises `ConfigError` where it cannot be."""
+    from stages.errors import ConfigError
+    from stages.sinks.cuda_ipc import make_cuda_ipc
+
+    if config.cuda_ipc is None:
+        return None
+    if config.as_numpy or config.results is None:
+        reason = "as_numpy is true" if config.as_numpy else "results is null"
+        raise ConfigError(
+            f"cuda_ipc: {reason} (expected masks that stay on the device, and an endpoint of "
+            "results that tells where they are)"
+        )
+    return make_cuda_ipc(config.cuda_ipc, device)

@@ -15,6 +15,7 @@ from stages.as_numpy import AsNumpy
 from stages.base import Detector, Segmenter
 from stages.copies import CopyCount
 from stages.errors import MaskstreamError, StageError
+from stages.mask_ring import MaskRing
 from stages.pack import Pack
 from stages.pack_numpy import PackNumpy
 from stages.packets import HostPacket
@@ -90,18 +91,27 @@ class ResidentChain(_Stages):
     stages: tuple[str, ...] = RESIDENT_STAGES
 
     def __init__(
-        self, detector: Detector, segmenter: Segmenter, pack: Pack, to_host: ToHost
+        self,
+        detector: Detector,
+        segmenter: Segmenter,
+        pack: Pack,
+        to_host: ToHost,
+        ring: MaskRing | None = None,
     ) -> None:
+        """``ring``: where masks are put for other processes on the device."""
         super().__init__(detector, segmenter)
         self._pack = pack
         self._to_host = to_host
+        self._ring = ring
 
     @property
     def copies(self) -> tuple[CopyCount, ...]:
         return self._to_host.copies
 
     def warm_up(self, frame: Frame) -> None:
-        self._pack.pack(self.segmenter.segment(self.detector.detect(frame)))
+        packet = self._pack.pack(self.segmenter.segment(self.detector.detect(frame)))
+        if self._ring is not None:
+            self._ring.prepare(packet)
 
     def wait_slot(self, timeout_s: float) -> bool:
         return self._to_host.wait_slot(timeout_s)
@@ -112,6 +122,8 @@ class ResidentChain(_Stages):
             tracks = self.segmenter.segment(encoded)
         with _stage(times, frame, "pack"):
             packet = self._pack.pack(tracks)
+            if self._ring is not None:
+                packet = self._ring.put(packet)
         with _stage(times, frame, "to_host"):
             return self._to_host.submit(packet, wanted.masks, wanted.logits)
 

@@ -27,6 +27,8 @@ from stages.base import Section
 from stages.errors import ConfigError
 from stages.pictures_config import PicturesConfig
 from stages.registry import Registry
+from stages.sinks.cuda_ipc import CudaIpcConfig
+from stages.sinks.openigtlink_server import OpenIGTLinkServerConfig
 from stages.sinks.zmq_publisher import ZmqPublisherConfig
 
 
@@ -110,6 +112,10 @@ class RunConfig(Section):
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
     pictures: PicturesConfig | None = None
     """For viewers; without it no pixel leaves the run."""
+    openigtlink_out: OpenIGTLinkServerConfig | None = None
+    """Results for 3D Slicer; null: not offered."""
+    cuda_ipc: CudaIpcConfig | None = None
+    """Experimental: masks for GPU programs on this host; null: not offered."""
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
     preview: PreviewConfig | None = PreviewConfig()

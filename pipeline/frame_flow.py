@@ -95,8 +95,8 @@ class FrameFlow:
 
     def _announce_failure(self) -> None:
         """Subscribers are told before the stream ends that it did not end well."""
-        if self._parts.publisher is not None:
-            self._parts.publisher.announce("failed", self._orchestrator.epoch)
+        for each in self._parts.announcing:
+            each.announce("failed", self._orchestrator.epoch)
 
     def _wind_down(self) -> Exception | None:
         """Stop the threads; what was grabbed and will not be published counts as stopped."""

@@ -65,6 +65,10 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
         console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
     if config.http is not None and config.http.open_to_all:
         console.print("http: insecure_bind: whoever reaches it may read it", style="yellow")
+    if config.openigtlink_out is not None and config.openigtlink_out.open_to_all:
+        console.print(
+            "openigtlink_out: insecure_bind: whoever reaches it may see the masks", style="yellow"
+        )
     logger = _logger(parts)
     try:
         with logger.use():
@@ -88,10 +92,9 @@ def _logger(parts: Assembly) -> KpiLogger:
         keep=kpi.keep_files,
         detail=make_detail(kpi.detail, parts.source.source_id),
     )
-    told: tuple[EventSink, ...] = ()
+    told: tuple[EventSink, ...] = (StateAnnouncer(parts.announcing),)
     if parts.publisher is not None:
-        source_id = parts.source.source_id
-        told = (StateAnnouncer(parts.publisher), KpiTopic(parts.publisher, source_id))
+        told = (*told, KpiTopic(parts.publisher, parts.source.source_id))
     return KpiLogger([parts.metrics, parts.status.health, *told, lines], flush_s=kpi.flush_s)
 
 

@@ -220,9 +220,12 @@ def _set_options(
         zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
         zmq.RECONNECT_IVL: reconnect_ms[0],
         zmq.RECONNECT_IVL_MAX: reconnect_ms[1],
-        zmq.HEARTBEAT_IVL: 1000,
-        zmq.HEARTBEAT_TIMEOUT: 3000,
-        zmq.HEARTBEAT_TTL: 3000,
+        # No heartbeats: where a connecting socket's queue is full they end in an assertion of
+        # libzmq 4.3.5 (its issue 3937). The system's own find a dead peer in about 10 s.
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: 4,
+        zmq.TCP_KEEPALIVE_INTVL: 2,
+        zmq.TCP_KEEPALIVE_CNT: 3,
         zmq.HANDSHAKE_IVL: 5000,
     }
     for option, value in options.items():

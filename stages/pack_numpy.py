@@ -42,6 +42,7 @@ class PackNumpy:
             area_px=rows.sum(axis=1).astype(np.int32),
             masks=np.packbits(masks, axis=-1),
             feedback=tracks.feedback,
+            ring=None,
         )
 
 

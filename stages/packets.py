@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.ring_place import RingPlace
 from stages.window import Window, whole
 
 RESULT_SCHEMA = 1
@@ -73,6 +74,8 @@ class HostPacket(Record):
     logits: NDArray[np.float32] | None = None
     feedback: NDArray[np.int64] | None = None
     """int64 (F,), for the segmenter that it came from; leaves the process with nobody."""
+    ring: RingPlace | None = None
+    """Where the masks lie on the device for other processes, if they do."""
 
     def mask(self, row: int) -> NDArray[np.bool_]:
         """The bool (H, W) mask of one row in the full picture; raises `ValueError` where the

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.packets import HostPacket, Identity, PacketInfo, Record, Truth
+from stages.ring_place import RingPlace
 from stages.window import Window
 
 __all__ = [
@@ -178,6 +179,8 @@ class ResultPacket(Record):
     """float32 (N, h, w), only where the configuration asks for them."""
     feedback: Tensor | None = None
     """int64 (F,), of `Tracks`."""
+    ring: RingPlace | None = None
+    """Where `masks` was put for other processes to read, see `stages/mask_ring.py`."""
 
     def __post_init__(self) -> None:
         n, (height, width) = self.valid.shape[0], self.info.window.size_hw

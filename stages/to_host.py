@@ -160,6 +160,7 @@ class PendingPacket:
     ) -> None:
         self._info = packet.info
         self._rows = packet.valid.shape[0]
+        self._ring = packet.ring
         self._feedback = 0 if packet.feedback is None else packet.feedback.shape[0]
         self._alive: tuple[ResultPacket, Tensor] | None = (packet, joined)
         self._slot: _Slot | None = slot
@@ -196,7 +197,10 @@ class PendingPacket:
         masks = slot.masks.numpy()[keep] if self._masks and slot.masks is not None else None
         logits = slot.logits.numpy()[keep] if self._logits and slot.logits is not None else None
         told = feedback if self._feedback else None
-        return HostPacket(self._info, **fields, masks=masks, logits=logits, feedback=told)
+        ring = None if self._ring is None else self._ring.with_rows(keep.tolist())
+        return HostPacket(
+            self._info, **fields, masks=masks, logits=logits, feedback=told, ring=ring
+        )
 
 
 def _bytes_of(column: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.packets import HostPacket, PacketInfo
+from stages.ring_place import FIELD
 from stages.wire_checks import MAX_MASK_PIXELS
 from stages.wire_decode import decode
 from stages.wire_envelope import MAX_HEADER_BYTES, VERSION, envelope, topic
@@ -87,6 +88,7 @@ def encode_result(
         "published_unix_ns": time.time_ns() if published_unix_ns is None else published_unix_ns,
         "objects": _objects(packet, class_names),
         "arrays": arrays,
+        **({} if packet.ring is None else {FIELD: packet.ring.header()}),
     }
     return envelope("result", packet.info.source_id, header, payload)
 

@@ -15,9 +15,10 @@ import numpy as np
 import pyigtl_sender
 import pytest
 from conftest import ROOT
+from igtl_cxx import compiled
 from igtl_peers import fresh
 from numpy.typing import NDArray
-from services import require, require_file
+from services import require_file
 
 from stages.sources.feed import Arrival, FeedError
 from stages.sources.igtl_dial import Dialer
@@ -27,7 +28,6 @@ from stages.sources.igtl_lookup import Lookup
 from stages.sources.troubles import Troubles
 
 EXAMPLES = Path("/usr/share/doc/openigtlink-examples/examples/Imager")
-HEADERS = Path("/usr/include/openigtlink")
 ROLES = ["server", "client"]
 """Of the sender."""
 PICTURES = 4
@@ -42,16 +42,7 @@ Build = Callable[[Path], str]
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Compiles a C++ program against the library and gives its path."""
     folder = tmp_path_factory.mktemp("cxx")
-
-    def compiled(source: Path) -> str:
-        program = folder / source.stem
-        if not program.exists():
-            require_file(HEADERS / "igtlImageMessage.h", "libopenigtlink-dev")
-            command = [require("g++"), "-O1", "-w", f"-I{HEADERS}", source, "-o", program]
-            subprocess.run([*command, "-lOpenIGTLink", "-lpthread"], check=True)
-        return str(program)
-
-    return compiled
+    return lambda source: compiled(source, folder)
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from stages.loopback import is_loopback
 from stages.sources.feed import Dial
 from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_door import Door, Doorkeeper
@@ -51,7 +51,7 @@ class OpenIGTLinkConfig(LiveSection):
 
     @model_validator(mode="after")
     def _reachable_with_care(self) -> OpenIGTLinkConfig:
-        if self.listen and not (_is_loopback(self.host) or self.insecure_bind):
+        if self.listen and not (is_loopback(self.host) or self.insecure_bind):
             raise PydanticCustomError(
                 "host",
                 "host: got {host}, expected 127.0.0.1, localhost or ::1 to listen on; beyond "
@@ -121,12 +121,3 @@ class OpenIGTLinkSource(LiveSource):
             return self._newest
 
         return dial
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
