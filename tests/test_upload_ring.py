@@ -31,8 +31,8 @@ class Work:
 
     def finish(self) -> None:
         if not self.done:
-            self.done = True
             self._run()
+            self.done = True  # only now, for another thread may be asking
 
 
 class LateLane(CpuLane):
@@ -67,6 +67,15 @@ def send(ring: UploadRing, value: int, shape: tuple[int, ...] = (2, 3)) -> bool:
     ring.upload(slot)
     ring.give_back(slot)
     return True
+
+
+def test_a_fence_is_not_passed_while_its_work_runs() -> None:
+    seen: list[bool] = []
+    work = Work(lambda: seen.append(work.passed()))
+    work.finish()
+    work.finish()
+    assert seen == [False]
+    assert work.passed()
 
 
 def test_a_slot_is_not_written_before_its_copy_is_done() -> None:
