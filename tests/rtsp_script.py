@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import TracebackType
@@ -221,4 +222,6 @@ class ScriptedServer:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for client in self._clients:
+            with suppress(OSError):  # gone already
+                client.shutdown(socket.SHUT_RDWR)  # a thread that still reads it holds it open
             client.close()

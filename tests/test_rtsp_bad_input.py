@@ -25,18 +25,29 @@ from rtsp_script import (
     nals,
     new_sender,
     packets,
+    play,
     requests,
     serve,
 )
-from test_sources_rtsp import Log, eventually, feed_threads, log, memory, open_source, read_until
+from test_sources_rtsp import (
+    Log,
+    aside,
+    eventually,
+    feed_threads,
+    log,
+    memory,
+    open_source,
+    read_until,
+)
 
 from stages.base import Picture
+from stages.sources.av_feed import TURNS
 from stages.sources.rtsp import RtspSource
 
 __all__ = ["log", "open_source"]  # fixtures
 
 PICTURES = nals(200)
-OPTIONS = {"reconnect_after_s": 1.5, "connect_within_s": 4.0, "stale_after_s": 0.5}
+OPTIONS = {"reconnect_after_s": 1.5, "connect_within_s": 2.5, "stale_after_s": 0.5}
 MANY_MB = 60
 Open = Callable[..., RtspSource]
 
@@ -84,9 +95,9 @@ def unkeyed() -> list[Rtp]:
 
 BAD: dict[str, tuple[Script, str]] = {
     "goes at once": (raw(b""), ""),
-    "says nothing": (raw(b"", stay=True), "no answer for 1.5 s"),
+    "says nothing": (raw(b"", stay=True), "for 2.5"),
     "half a header and goes": (raw(b"RTSP/1.0 200 O"), ""),
-    "half a header and stays": (raw(b"RTSP/1.0 200 O", stay=True), "no answer"),
+    "half a header and stays": (raw(b"RTSP/1.0 200 O", stay=True), "for 2.5"),
     "noise": (raw(garbage(100_000, 1), stay=True), ""),
     "a web page": (raw(b"HTTP/1.1 200 OK\r\n\r\n<html>hello</html>", stay=True), ""),
     "a web page as description": (reply("200 OK", body="<html><body>hello</body></html>"), ""),
@@ -101,13 +112,13 @@ BAD: dict[str, tuple[Script, str]] = {
     "description of noise": (reply("200 OK", body=garbage(2000, 2).decode("latin-1")), ""),
     "description of nothing": (reply("200 OK", body="v=0\r\n"), ""),
     "endless description": (reply("200 OK", "Content-Length: 2000000000", body="v=0\r\n"), ""),
-    "no picture after all": (serve([]), "no answer for 1.5 s"),
+    "no picture after all": (serve([]), "for 2.5"),
     "noise between the packets": (serve([garbage(50_000, 4)]), ""),
     "packets of noise": (
         serve([Rtp(garbage(900, n), n, n * STEP, True, 0.01) for n in range(100)]),
         "",
     ),
-    "never a keyframe": (serve(unkeyed()), "no picture for 4.0 s"),
+    "never a keyframe": (serve(unkeyed()), "no picture for 2.5"),
 }
 
 
@@ -206,6 +217,67 @@ def test_a_clock_that_is_not_to_be_believed_makes_nothing_late(
         for _ in range(50):
             assert source.read(memory) is not None
         assert server.connections == 1
+
+
+# Streams that come slowly, or never
+
+
+def test_a_server_that_takes_longer_to_answer_than_a_silence_may_last_is_waited_for(
+    open_source: Open, log: Log
+) -> None:
+    def slow(client: socket.socket) -> None:
+        time.sleep(2.5)
+        serve(packets(PICTURES))(client)
+
+    def late(client: socket.socket) -> None:
+        serve([], then=lambda client: (time.sleep(2.5), play(client, packets(PICTURES))))(client)  # type: ignore[func-returns-value]
+
+    for script in (slow, late):
+        log.events.clear()
+        with ScriptedServer(script) as server:
+            source = open_source(
+                server.url, stale_after_s=0.5, reconnect_after_s=1.0, connect_within_s=30
+            )
+            assert source.read(memory) is not None
+            assert server.connections == 1
+            source.close()
+        assert log.states == ["connecting", "streaming"]
+
+
+def test_attempts_that_were_given_up_stay_few_and_end(
+    open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for wait in ("FIRST_S", "LAST_S"):
+        monkeypatch.setattr(f"stages.sources.backoff.{wait}", 0.1)
+    limits = {"stale_after_s": 0.1, "reconnect_after_s": 30, "connect_within_s": 0.2}
+    with ScriptedServer(serve([])) as server:  # a stream without a picture: the read goes on
+        source = open_source(server.url, **limits)
+        reader = aside(lambda: source.read(memory))
+        eventually(lambda: server.connections >= TURNS)
+        most = 0
+        for _ in range(40):
+            time.sleep(0.05)
+            most = max(most, len(feed_threads()))
+        assert server.connections == TURNS
+        assert TURNS <= most <= TURNS + 2, "those that wait for a turn end when they are given up"
+        source.close()
+        reader.join(20)
+    eventually(lambda: not feed_threads())
+
+
+def test_a_server_that_never_answers_is_let_go_soon_after_the_close(
+    open_source: Open, log: Log
+) -> None:
+    limits = {"reconnect_after_s": 30, "connect_within_s": 0.5}
+    with ScriptedServer(raw(b"", stay=True)) as server:
+        source = open_source(server.url, **limits)
+        reader = aside(lambda: source.read(memory))
+        eventually(lambda: server.connections >= 2)
+        source.close()
+        reader.join(20)
+        began = time.monotonic()
+        eventually(lambda: not feed_threads())
+        assert time.monotonic() - began < 10, "not after 30"
 
 
 # Streams that are odd, and go on

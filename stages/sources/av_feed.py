@@ -6,9 +6,11 @@ FFmpeg cannot be called off while it opens or reads: PyAV gives it an interrupt 
 looks at a clock and nothing else, armed anew for opening, for looking at the streams and for
 each packet, and a read that it interrupts leaves the demuxer in the middle of a message. So the
 thread is the only one that touches the container. `close` tells it to stop and does not wait
-for it; it notices with the next packet, or when the clock says so, at most ``io_s`` later (in the
-worst case of a server that stalls while it is being opened, twice that), and closes the
-container itself. Nothing is left behind then.
+for it; it notices with the next packet, or when the clock says so, at most ``read_s`` later (in
+the worst case of a server that stalls while it is being opened, twice ``open_s``), and closes the
+container itself. Nothing is left behind then. Meanwhile other attempts may begin, as many as
+there are ``turns``: the next one waits until one of them is over, so that threads and connections
+stay few whatever the server does.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import av
 from kpi import emit
 from kpi.events import ErrorRaised
 from stages.base import Buffer
-from stages.sources.av_open import Address, opened
+from stages.sources.av_open import Address, IoLimits, opened
 from stages.sources.av_pictures import PictureWriter, reason
 from stages.sources.av_times import PacketTimes, Times, stamp_ns
 from stages.sources.feed import Arrival, FeedError
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+TURNS: Final = 3
+"""How many attempts of a source may be under way at a time, all but one given up."""
+_TURN_S: Final = 0.05
 _JOIN_S: Final = 0.1
 _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
@@ -50,8 +55,8 @@ class AvFeed:
 
     Pictures begin with a keyframe, and again with one after a picture of which something is
     missing, so that nothing is shown that only half arrived. A reader that falls behind loses
-    the oldest pictures, which is told as an `error` event, once a connection. ``io_s``: opening,
-    looking at the streams, and reading a packet may each take so long.
+    the oldest pictures, which is told as an `error` event, once a connection. ``turns``: shared by
+    all feeds of a source.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -62,7 +67,8 @@ class AvFeed:
         self,
         source_id: str,
         address: Address,
-        io_s: float,
+        limits: IoLimits,
+        turns: threading.Semaphore,
         *,
         max_lag_s: float | None = None,
         roi: Region | None = None,
@@ -70,7 +76,8 @@ class AvFeed:
     ) -> None:
         self._source_id = source_id
         self._address = address
-        self._io_s = io_s
+        self._limits = limits
+        self._turns = turns
         self._roi = roi
         self._writer = PictureWriter(source_id)
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
@@ -81,6 +88,8 @@ class AvFeed:
         self._lost = 0
         self._asked = time.monotonic()
         """When FFmpeg was last asked for something."""
+        self._patience_s = limits.open_s
+        """How long it may take to answer."""
         run = copy_context().run
         name = f"feed-{source_id}"
         self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
@@ -115,26 +124,37 @@ class AvFeed:
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
+        while not self._turns.acquire(timeout=_TURN_S):
+            if self._closing:
+                return
         try:
-            with opened(self._address, self._io_s) as (container, stream):
-                self._follow(container, stream)
-            over: Exception = FeedError("the stream ended")
-        except FeedError as error:
-            over = error
-        except Exception as error:  # PyAV raises many kinds; their text holds the address
-            over = FeedError(self._words(error))
+            over = self._tried()
+        finally:
+            self._turns.release()
         with self._changed:
             self._over = over
             self._changed.notify_all()
 
+    def _tried(self) -> Exception:
+        """Reads to the end, and why it came."""
+        try:
+            self._asked = time.monotonic()
+            with opened(self._address, self._limits) as (container, stream):
+                self._follow(container, stream)
+            return FeedError("the stream ended")
+        except FeedError as error:
+            return error
+        except Exception as error:  # PyAV raises many kinds; their text holds the address
+            return FeedError(self._words(error))
+
     def _follow(self, container: InputContainer, stream: VideoStream) -> None:
         keyframe_seen = False
-        self._asked = time.monotonic()
+        self._asked, self._patience_s = time.monotonic(), self._limits.read_s
         for packet in container.demux(stream):
             if self._closing:
                 return
             if self._is_out_of_time():  # what it had begun to wait for, long ago
-                raise FeedError(f"no answer for {self._io_s:g} s")
+                raise FeedError(self._no_answer())
             self._asked = time.monotonic()
             keyframe_seen |= packet.is_keyframe
             if not keyframe_seen or not packet.size:
@@ -166,9 +186,12 @@ class AvFeed:
             emit(ErrorRaised(self._source_id, "pictures come faster than they are read; lost some"))
 
     def _is_out_of_time(self) -> bool:
-        return time.monotonic() - self._asked >= self._io_s
+        return time.monotonic() - self._asked >= self._patience_s
+
+    def _no_answer(self) -> str:
+        return f"no answer for {self._patience_s:g} s"
 
     def _words(self, error: Exception) -> str:
         if isinstance(error, av.error.ExitError) or self._is_out_of_time():
-            return f"no answer for {self._io_s:g} s"
+            return self._no_answer()
         return reason(error)

@@ -1,11 +1,11 @@
-"""Opening what FFmpeg reads: `Address`, `opened`."""
+"""Opening what FFmpeg reads: `Address`, `IoLimits`, `opened`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import av
 import av.logging
@@ -30,12 +30,21 @@ class Address:
     """FFmpeg's name of the demuxer; None: it looks."""
 
 
+class IoLimits(NamedTuple):
+    """How long FFmpeg may wait, in seconds."""
+
+    open_s: float
+    """For the connection, and again to look at the streams."""
+    read_s: float
+    """For a packet."""
+
+
 @contextmanager
-def opened(address: Address, io_s: float) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(address: Address, limits: IoLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream, ready to decode.
 
-    Opening, looking at the streams, and reading a packet may each take ``io_s``. Raises
-    `FeedError` where there is no video, else what PyAV raises, whose text holds the address.
+    Raises `FeedError` where there is no video, else what PyAV raises, whose text holds the
+    address.
     """
     av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
     with av.open(
@@ -43,7 +52,7 @@ def opened(address: Address, io_s: float) -> Iterator[tuple[InputContainer, Vide
         format=address.format,
         options={**address.options, **SIZE_LIMIT},
         metadata_errors="ignore",
-        timeout=(io_s, io_s),
+        timeout=limits,
     ) as container:
         if not container.streams.video:
             raise FeedError("there is no video in the stream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
 
@@ -88,21 +89,25 @@ class CameraSource(LiveSource):
     """
 
     def __init__(self, config: CameraConfig, device: Device | None = None) -> None:
+        from stages.sources.av_feed import TURNS
         from stages.sources.v4l2 import V4l2Device
 
         super().__init__(config, self._connect)
         self._camera = config
+        self._turns = threading.Semaphore(TURNS)
         self._device = V4l2Device(config.path) if device is None else device
 
     def _connect(self) -> Feed:
         from stages.sources.av_feed import AvFeed
+        from stages.sources.av_open import IoLimits
 
         config = self._camera
         self._device.prepare(config.controls)
         return AvFeed(
             self.source_id,
             self._device.address(config.options),
-            config.reconnect_after_s,
+            IoLimits(config.connect_within_s, config.reconnect_after_s),
+            self._turns,
             roi=config.roi,
             monotonic_stamps=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -60,7 +61,9 @@ class RtspConfig(LiveSection):
     """A stream that comes later than by this, by the sender's own clock, for some seconds, is
     connected to anew, so that a queue on the way does not last; null: the sender's clock is not
     to be believed."""
-    connect_within_s: float = Field(default=15.0, ge=0.2, le=3600)
+    reconnect_after_s: float = Field(default=5.0, ge=0.2, le=30)
+    """Without a picture for so long, the connection is given up and made anew."""
+    connect_within_s: float = Field(default=15.0, ge=0.2, le=60)
     """A new connection gives its first picture, a keyframe, within this, or is given up."""
 
 
@@ -71,13 +74,16 @@ class RtspSource(LiveSource):
     """
 
     def __init__(self, config: RtspConfig) -> None:
+        from stages.sources.av_feed import TURNS
+
         super().__init__(config, self._connect)
         self._stream = config
+        self._turns = threading.Semaphore(TURNS)
         self._password = _password(config)
 
     def _connect(self) -> Feed:
         from stages.sources.av_feed import AvFeed
-        from stages.sources.av_open import Address
+        from stages.sources.av_open import Address, IoLimits
 
         config, scheme = self._stream, self._stream.url.scheme
         options = {"protocol_whitelist": _PROTOCOLS[scheme], "format_whitelist": _FORMATS}
@@ -91,7 +97,11 @@ class RtspSource(LiveSource):
         return AvFeed(
             self.source_id,
             address,
-            config.reconnect_after_s,
+            # The first packet may come as late as the connection.
+            IoLimits(
+                config.connect_within_s, max(config.connect_within_s, config.reconnect_after_s)
+            ),
+            self._turns,
             max_lag_s=config.max_lag_s,
             roi=config.roi,
         )
