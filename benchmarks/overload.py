@@ -40,7 +40,8 @@ from stages.mailbox import MailboxPolicy
 from stages.packets import HostPacket
 from stages.records import Encoded, Frame
 from stages.sources.feed import Arrival, FeedError
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 from tests.test_frame_loop import FakeChain, FakePending
 
 SIZE_HW = (480, 640)

@@ -15,7 +15,8 @@ from kpi.events import Event, SourceStateChanged
 from stages.base import Buffer
 from stages.sources.backoff import Backoff
 from stages.sources.feed import Arrival
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 
 SHAPE = (32, 24)
 Step = Arrival | BaseException | float | None

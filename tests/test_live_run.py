@@ -27,7 +27,8 @@ from stages.grab import Grab
 from stages.mailbox import MailboxPolicy
 from stages.records import Encoded, Frame
 from stages.sources.feed import Arrival, FeedError
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 
 WORD = "p@CANARY:w%41rd"
 WAIT_S = 50.0

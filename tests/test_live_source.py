@@ -16,7 +16,8 @@ from stages.base import SelfTelling
 from stages.errors import SourceError
 from stages.sources.backoff import FIRST_S, LAST_S, Backoff
 from stages.sources.feed import Arrival, FeedError
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 from stages.sources.live_states import LEGAL, IllegalTransitionError, LiveStates
 
 # The states

@@ -11,7 +11,8 @@ from pydantic import Field, field_validator
 
 from stages.sources.feed import Feed
 from stages.sources.limits import Fps, SourceId
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 
 if TYPE_CHECKING:
     from stages.sources.av_open import Address

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated, Final
-
-from pydantic import Field, model_validator
+from typing import Final
 
 from kpi import emit
 from kpi.events import SourceState, SourceStateChanged
@@ -16,43 +14,13 @@ from stages.sources.backoff import Backoff
 from stages.sources.continuity import Continuity
 from stages.sources.feed import Arrival, Dial, Feed, FeedError
 from stages.sources.freeze import FreezeWatch
-from stages.sources.limits import SourceId
+from stages.sources.live_section import LiveSection
 from stages.sources.live_states import LiveStates
-from stages.sources.region import RegionError, SourceConfig
+from stages.sources.region import RegionError
 
 SLICE_S: Final = 0.1
 """How long a feed may wait at a time; how soon `close` and the watch on silence are heeded."""
 _CLOSE_WAIT_S: Final = 0.3  # leaves time to whoever has a second to stop in all
-
-_Side = Annotated[int, Field(ge=1, le=16384, strict=True)]
-
-
-class LiveSection(SourceConfig):
-    """What every live source can be told."""
-
-    kind: str = "live"
-    source_id: SourceId = "live"
-    stale_after_s: float = Field(default=1.0, ge=0.1, le=60)
-    """Without a picture for so long, the source is told to be stale."""
-    reconnect_after_s: float = Field(default=5.0, ge=0.2, le=3600)
-    """Without a picture for so long, the connection is given up and made anew."""
-    connect_within_s: float = Field(default=5.0, ge=0.2, le=3600)
-    """A new connection gives its first picture within this, or is given up."""
-    frozen_after: int | None = Field(default=60, ge=1, le=1_000_000)
-    """So many pictures that equal the one before, and the source is told to be frozen (the
-    freeze button, a stuck grabber); null: never."""
-    size_hw: tuple[_Side, _Side] | None = None
-    """(height, width) of the sender's picture that is expected, so that the models can warm up
-    before the first one is there; pictures of another size are taken all the same."""
-
-    @model_validator(mode="after")
-    def _stale_comes_first(self) -> LiveSection:
-        if self.stale_after_s >= self.reconnect_after_s:
-            raise ValueError(
-                f"stale_after_s is {self.stale_after_s}, "
-                f"expected less than reconnect_after_s, {self.reconnect_after_s}"
-            )
-        return self
 
 
 class LiveSource:

@@ -14,7 +14,8 @@ from stages.sources.igtl_door import Door, Doorkeeper
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
 from stages.sources.limits import SourceId
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 from stages.sources.troubles import Troubles
 
 _Device = Annotated[str, Field(min_length=1, max_length=20, pattern=r"^[ -~]+$")]

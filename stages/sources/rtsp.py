@@ -12,7 +12,8 @@ from pydantic import Field
 from stages.errors import ConfigError
 from stages.sources.feed import Feed
 from stages.sources.limits import SourceId
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 from stages.sources.stream_url import StreamUrl
 
 _PROTOCOLS: Final = {

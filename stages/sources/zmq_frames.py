@@ -15,7 +15,8 @@ from stages.errors import SourceError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.sources.feed import Arrival
 from stages.sources.limits import SourceId
-from stages.sources.live import LiveSection, LiveSource
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
 from stages.sources.region import placed, window_in
 from stages.sources.troubles import Troubles
 from stages.wire_envelope import topic
