@@ -68,11 +68,29 @@ class ScriptedFeed:
         self.closed += 1
 
 
+class CalledScript(ScriptedFeed):
+    """One whose sender comes after so long."""
+
+    def __init__(self, steps: Sequence[Step], clock: Clock, called_after_s: float) -> None:
+        super().__init__(steps, clock)
+        self._called_at = clock.now + called_after_s
+
+    @property
+    def is_called(self) -> bool:
+        return self._clock.now >= self._called_at
+
+
 class Bench:
     """A live source over scripts, one a connection; the last is played for ever after."""
 
-    def __init__(self, *scripts: Sequence[Step] | BaseException, **config: object) -> None:
+    def __init__(
+        self,
+        *scripts: Sequence[Step] | BaseException,
+        called_after_s: float | None = None,
+        **config: object,
+    ) -> None:
         self.clock = Clock()
+        self._called_after_s = called_after_s
         self.feeds: list[ScriptedFeed] = []
         self._scripts = list(scripts)
         self.source = LiveSource(
@@ -88,7 +106,10 @@ class Bench:
         script = self._scripts.pop(0) if self._scripts else []
         if isinstance(script, BaseException):
             raise script
-        self.feeds.append(ScriptedFeed(script, self.clock))
+        if self._called_after_s is None:
+            self.feeds.append(ScriptedFeed(script, self.clock))
+        else:
+            self.feeds.append(CalledScript(script, self.clock, self._called_after_s))
         return self.feeds[-1]
 
     def emit(self, event: Event) -> None:

@@ -187,6 +187,22 @@ def test_a_connection_without_a_first_picture_is_given_up() -> None:
     assert len(bench.feeds) == 3
 
 
+def test_the_time_for_a_first_picture_begins_when_a_sender_has_come() -> None:
+    bench = Bench([60.0, picture(1)], [picture(2)], connect_within_s=3.0, called_after_s=59.0)
+    bench.epochs(1)
+    assert bench.states == ["connecting", "streaming"], "nobody was there who could be silent"
+    assert len(bench.feeds) == 1
+
+
+def test_a_sender_that_has_come_and_sends_no_picture_is_given_up() -> None:
+    bench = Bench([60.0, picture(1)], [picture(2)], connect_within_s=3.0, called_after_s=50.0)
+    began = bench.clock.now
+    bench.epochs(1)
+    assert bench.states == ["connecting", "reconnecting", "streaming"]
+    assert str(bench.reasons[1]).startswith("no picture for 3.")
+    assert bench.clock.now - began == pytest.approx(53.0, abs=1.0)
+
+
 def test_a_reader_that_was_away_is_not_the_senders_silence() -> None:
     bench = Bench([picture(1), None, picture(2)])
     bench.epochs(1)

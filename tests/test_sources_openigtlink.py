@@ -175,6 +175,43 @@ def test_as_a_server_it_tells_where_and_takes_senders_in_turn(events: Events) ->
     assert not isinstance(OpenIGTLinkSource(configured()), ListeningSource)
 
 
+def test_a_sender_that_comes_late_has_the_whole_time_for_its_first_picture(
+    events: Events,
+) -> None:
+    limits = {"stale_after_s": 0.5, "reconnect_after_s": 1.5, "connect_within_s": 1.5}
+    source = OpenIGTLinkSource(configured(listen=True, port=0, **limits))
+    grab = Grab(source, CPU, mailbox="every", depth=8)
+    grab.start()
+    assert grab.get(1.2) is None  # nobody is there yet
+    data = image(numbered(7))
+    with socket.create_connection(("127.0.0.1", port_of(source)), WAIT_S) as sender:
+        sender.sendall(data[:1000])
+        time.sleep(0.8)  # the first picture is under way when connect_within_s has passed
+        sender.sendall(data[1000:])
+        assert number_of(frames(grab, 1)[0]) == 7
+    grab.stop()
+    assert events.states[:2] == ["connecting", "streaming"]
+
+
+def test_a_server_that_nobody_calls_has_nothing_to_tell(events: Events) -> None:
+    limits = {"stale_after_s": 0.1, "reconnect_after_s": 0.2, "connect_within_s": 0.2}
+    with grabbed(listen=True, port=0, **limits) as grab:
+        assert grab.get(1.0) is None
+        assert events.states == ["connecting"]
+
+
+def test_a_sender_without_pictures_is_given_up_when_its_time_is_over(events: Events) -> None:
+    source = OpenIGTLinkSource(configured(listen=True, port=0, connect_within_s=0.5))
+    grab = Grab(source, CPU)
+    grab.start()
+    with socket.create_connection(("127.0.0.1", port_of(source)), WAIT_S) as sender:
+        sender.sendall(message("TRANSFORM", transform_body(np.eye(4)), device="Tool"))
+        sender.settimeout(WAIT_S)
+        assert sender.recv(1) == b""
+    grab.stop()
+    assert events.states[:2] == ["connecting", "reconnecting"]
+
+
 def test_the_transform_asked_for_is_the_pose_of_the_frame() -> None:
     source = OpenIGTLinkSource(configured(listen=True, port=0, pose_device="Tool"))
     grab = Grab(source, CPU)

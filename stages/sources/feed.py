@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,15 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """Release everything within 0.3 s; no `read` follows. May be called more than once."""
+
+
+@runtime_checkable
+class CalledFeed(Feed, Protocol):
+    """A feed that others call: nobody is silent while nobody is there."""
+
+    @property
+    def is_called(self) -> bool:
+        """Whether a sender is there, and has said something."""
 
 
 Dial = Callable[[], Feed]

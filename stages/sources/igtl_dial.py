@@ -19,6 +19,8 @@ _UNDER_WAY: Final = (0, errno.EINPROGRESS, errno.EINTR)
 class Dialer:
     """One attempt, at each of the server's addresses in turn; see `Connector`."""
 
+    listens = False
+
     def __init__(self, lookup: Lookup, where: str) -> None:
         self._lookup = lookup
         self._where = where

@@ -101,6 +101,8 @@ class Door:
 class Doorkeeper:
     """Lets one sender in; see `Connector`."""
 
+    listens = True
+
     def __init__(self, door: Door) -> None:
         self._door = door
         self._sender: socket.socket | None = None

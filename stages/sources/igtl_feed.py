@@ -31,6 +31,9 @@ _FINE: Final = 1  # status code
 class Connector(Protocol):
     """How one connection comes about, as client or as server."""
 
+    listens: bool
+    """Whether the other side calls."""
+
     def connect(self, timeout_s: float) -> socket.socket | None:
         """The connected socket, waiting at most about ``timeout_s``; None where it is not there
         yet. Raises `FeedError`."""
@@ -76,6 +79,11 @@ class IgtlFeed:
         self._begins: PictureBegins | None = None
         self.description = "OpenIGTLink"
         """How the newest picture was sent, in a few words."""
+
+    @property
+    def is_called(self) -> bool:
+        """See `stages.sources.feed.CalledFeed`; a client waits for an answer, not for a call."""
+        return self._stream is not None or not self._connector.listens
 
     def read(self, buffer: Buffer, timeout_s: float) -> Arrival | None:
         """See `stages.sources.feed.Feed.read`."""

@@ -12,7 +12,7 @@ from kpi.events import SourceState, SourceStateChanged
 from stages.base import Buffer, Picture
 from stages.sources.backoff import Backoff
 from stages.sources.continuity import Continuity
-from stages.sources.feed import Arrival, Dial, Feed, FeedError
+from stages.sources.feed import Arrival, CalledFeed, Dial, Feed, FeedError
 from stages.sources.freeze import FreezeWatch
 from stages.sources.live_section import LiveSection
 from stages.sources.live_states import LiveStates
@@ -27,10 +27,10 @@ class LiveSource:
     """Pictures of a live transport, for ever: a `Source` and a `SelfTelling` one.
 
     A connection that is lost, or silent for too long, is made anew, each attempt after a wait
-    (see `Backoff`), until `close`. What begins an epoch is told in `Continuity`, what the states
-    mean in `live_states.py`; the end is told by whoever reads. Only `SourceError` from a feed,
-    for what no other attempt can mend, is raised; a picture that is too small for the region is
-    such a one only if it is the first.
+    (see `Backoff`), until `close`; one that waits for a sender to call has time. What begins an
+    epoch is told in `Continuity`, what the states mean in `live_states.py`; the end is told by
+    whoever reads. Only `SourceError` from a feed, for what no other attempt can mend, is raised; a
+    picture that is too small for the region is such a one only if it is the first.
 
     ``clock`` is monotonic seconds; ``pause`` waits so many, less once the source is closed.
     """
@@ -63,7 +63,8 @@ class LiveSource:
         self._fresh = False
         """Whether the feed has not given a picture yet."""
         self._heard = 0.0
-        """When the feed was dialled, gave its last picture, or was first listened to again."""
+        """When the feed was dialled (or called), gave its last picture, or was first listened to
+        again."""
 
     def read(self, buffer: Buffer) -> Picture | None:
         """See `stages.base.Source.read`."""
@@ -120,6 +121,9 @@ class LiveSource:
         return arrival
 
     def _watch_silence(self) -> None:
+        if isinstance(self._feed, CalledFeed) and not self._feed.is_called:
+            self._heard = self._clock()
+            return
         config, silent_s = self._config, self._clock() - self._heard
         limit_s = config.connect_within_s if self._fresh else config.reconnect_after_s
         if silent_s >= limit_s:

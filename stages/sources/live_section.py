@@ -22,7 +22,8 @@ class LiveSection(SourceConfig):
     reconnect_after_s: float = Field(default=5.0, ge=0.2, le=3600)
     """Without a picture for so long, the connection is given up and made anew."""
     connect_within_s: float = Field(default=5.0, ge=0.2, le=3600)
-    """A new connection gives its first picture within this, or is given up."""
+    """A new connection gives its first picture within this, or is given up; where senders call, the
+    time begins when one has."""
     frozen_after: int | None = Field(default=60, ge=1, le=1_000_000)
     """So many pictures that equal the one before, and the source is told to be frozen (the
     freeze button, a stuck grabber); null: never."""
