@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,20 @@ import av
 import numpy as np
 import pytest
 from rtsp_peer import BARS, RGB, bars
-from test_sources_rtsp import Log, eventually, feed_threads, log, memory
+from test_sources_rtsp import Log, aside, eventually, feed_threads, log, memory
 
 from pipeline.config import load_config
 from stages.errors import ConfigError
-from stages.sources.av_open import Address
+from stages.sources import av_open
+from stages.sources.av_open import Address, IoLimits
 from stages.sources.camera import CameraConfig, CameraSource
 from stages.sources.feed import FeedError
 from stages.sources.v4l2 import _CAPABILITY, _CONTROL, _CONTROL_INFO, V4l2Device, control_name
 
 __all__ = ["log"]  # a fixture
 
+FORMAT_NONBLOCK = 0x0004
+"""AVFMT_FLAG_NONBLOCK."""
 SIZE = (112, 32)
 COUNT = 20
 
@@ -131,6 +135,103 @@ def test_what_the_camera_is_asked_for(recording: Recording) -> None:
     ]
     assert CameraConfig().options == {}
     assert (CameraConfig().path, CameraConfig(device=7).path) == ("/dev/video0", "/dev/video7")
+
+
+# A camera that gives nothing for a while, or for ever
+
+
+class Unready:
+    """A container that says that there is nothing yet before each packet; `stalled`: and says so
+    again and again."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self.stalled = False
+        self.asked = 0
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        self.asked += 1
+        if self.stalled or self.asked % 3:
+            raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        yield next(self._container.demux(stream))
+        self.stalled |= self.asked > 30
+        raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+@pytest.fixture
+def unready(monkeypatch: pytest.MonkeyPatch) -> list[Unready]:
+    made: list[Unready] = []
+
+    @contextmanager
+    def opened(address: Address, limits: IoLimits) -> Iterator[tuple[Any, Any]]:
+        with av_open.opened(address, limits) as (container, stream):
+            made.append(Unready(container))
+            yield made[-1], stream
+
+    monkeypatch.setattr("stages.sources.av_packets.opened", opened)
+    return made
+
+
+def test_a_device_that_has_nothing_yet_is_asked_again(
+    recording: Recording, log: Log, unready: list[Unready]
+) -> None:
+    source, _ = recording("yuyv422", frozen_after=None)
+    for _ in range(5):
+        picture = source.read(memory)
+        assert picture is not None
+        assert bars(picture.pixels) == BARS
+    assert unready[0].asked >= 15
+    assert log.states == ["connecting", "streaming"]
+
+
+def test_a_device_that_stalls_is_released_and_opened_again(
+    recording: Recording, log: Log, unready: list[Unready]
+) -> None:
+    source, _ = recording("yuyv422", frozen_after=None, stale_after_s=0.2, reconnect_after_s=1)
+    before = len(os.listdir("/proc/self/fd"))
+    shown = source.read(memory)
+    assert len(os.listdir("/proc/self/fd")) > before
+    while shown is not None and shown.epoch == 0:
+        shown = source.read(memory)
+    assert shown is not None
+    assert len(unready) == 2
+    assert log.states == ["connecting", "streaming", "stale", "reconnecting", "streaming"]
+    eventually(lambda: len(feed_threads()) == 1)
+    source.close()
+    eventually(lambda: not feed_threads())
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def test_close_ends_a_read_of_a_device_that_stalls(
+    recording: Recording, log: Log, unready: list[Unready]
+) -> None:
+    source, _ = recording("yuyv422", reconnect_after_s=3600)
+    got: list[object] = [source.read(memory)]
+    unready[0].stalled = True
+
+    def follow() -> None:
+        while got[-1] is not None:
+            got.append(source.read(memory))
+
+    reader = aside(follow)
+    eventually(lambda: "stale" in log.states)
+    began = time.monotonic()
+    source.close()
+    reader.join(20)
+    assert time.monotonic() - began < 1.0
+    assert got[-1] is None
+    eventually(lambda: not feed_threads())
+
+
+def test_a_camera_is_opened_not_to_wait(tmp_path: Path) -> None:
+    """FFmpeg opens Video4Linux devices with O_NONBLOCK then; it takes all the options."""
+    address = V4l2Device("/dev/video0").address({"framerate": "30"})
+    assert address.options["framerate"] == "30"
+    (tmp_path / "bytes").write_bytes(mjpg())
+    rest = {key: value for key, value in address.options.items() if key != "framerate"}
+    with av.open(str(tmp_path / "bytes"), format="mjpeg", options=rest) as container:
+        assert next(container.decode(video=0)).width == SIZE[0]
+        assert container.flags & FORMAT_NONBLOCK
 
 
 # The device itself

@@ -2,22 +2,21 @@
 
 Note [Why a thread, and how it ends]
 ~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~
-FFmpeg cannot be called off while it opens or reads: PyAV gives it an interrupt callback that
-looks at a clock and nothing else, armed anew for opening, for looking at the streams and for
-each packet, and a read that it interrupts leaves the demuxer in the middle of a message. So the
-thread is the only one that touches the container. `close` tells it to stop and does not wait
-for it; it notices with the next packet, or when the clock says so, at most ``read_s`` later (in
-the worst case of a server that stalls while it is being opened, twice ``open_s``), and closes the
-container itself. Nothing is left behind then. Meanwhile other attempts may begin, as many as
-there are ``turns``: the next one waits until one of them is over, so that threads and connections
-stay few whatever the server does.
+FFmpeg cannot be called off (see Note [What FFmpeg waits for] in `av_packets.py`), so the thread is
+the only one that touches the container. `close` tells it to stop and does not wait for it; it
+notices with the next packet, or when the clock says so, at most ``read_s`` later (in the worst
+case of a server that stalls while it is being opened, twice ``open_s``), and closes the container
+itself. Nothing is left behind then. Meanwhile other attempts may begin, as many as there are
+``turns``: the next one waits until one of them is over, so that threads and connections stay few
+whatever the server does.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
+from collections.abc import Iterable
+from contextlib import closing
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -26,14 +25,15 @@ import av
 from kpi import emit
 from kpi.events import ErrorRaised
 from stages.base import Buffer
-from stages.sources.av_open import Address, IoLimits, opened
+from stages.sources.av_open import Address, IoLimits
+from stages.sources.av_packets import packets
 from stages.sources.av_pictures import PictureWriter, reason
 from stages.sources.av_times import PacketTimes, Times, stamp_ns
 from stages.sources.feed import Arrival, FeedError
 from stages.sources.region import Region, placed, window_in
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -83,13 +83,9 @@ class AvFeed:
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
-        self._over: Exception | None = None
-        self._closing = False
+        self._over: FeedError | None = None
+        self._stop = threading.Event()
         self._lost = 0
-        self._asked = time.monotonic()
-        """When FFmpeg was last asked for something."""
-        self._patience_s = limits.open_s
-        """How long it may take to answer."""
         run = copy_context().run
         name = f"feed-{source_id}"
         self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
@@ -119,13 +115,13 @@ class AvFeed:
     def close(self) -> None:
         """See `stages.sources.feed.Feed.close`."""
         with self._changed:
-            self._closing = True
+            self._stop.set()
             self._decoded.clear()
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
         while not self._turns.acquire(timeout=_TURN_S):
-            if self._closing:
+            if self._stop.is_set():
                 return
         try:
             over = self._tried()
@@ -135,27 +131,20 @@ class AvFeed:
             self._over = over
             self._changed.notify_all()
 
-    def _tried(self) -> Exception:
+    def _tried(self) -> FeedError:
         """Reads to the end, and why it came."""
         try:
-            self._asked = time.monotonic()
-            with opened(self._address, self._limits) as (container, stream):
-                self._follow(container, stream)
-            return FeedError("the stream ended")
+            with closing(packets(self._address, self._limits, self._stop)) as coming:
+                self._follow(coming)
         except FeedError as error:
             return error
-        except Exception as error:  # PyAV raises many kinds; their text holds the address
-            return FeedError(self._words(error))
+        except Exception as error:
+            return FeedError(reason(error))
+        return FeedError("the stream ended")
 
-    def _follow(self, container: InputContainer, stream: VideoStream) -> None:
+    def _follow(self, coming: Iterable[Packet[VideoStream]]) -> None:
         keyframe_seen = False
-        self._asked, self._patience_s = time.monotonic(), self._limits.read_s
-        for packet in container.demux(stream):
-            if self._closing:
-                return
-            if self._is_out_of_time():  # what it had begun to wait for, long ago
-                raise FeedError(self._no_answer())
-            self._asked = time.monotonic()
+        for packet in coming:
             keyframe_seen |= packet.is_keyframe
             if not keyframe_seen or not packet.size:
                 continue
@@ -174,7 +163,7 @@ class AvFeed:
     def _hand_over(self, picture: VideoFrame) -> None:
         decoded = _Decoded(picture, self._times.of(picture))
         with self._changed:
-            if self._closing:
+            if self._stop.is_set():
                 return
             self._decoded.append(decoded)
             if len(self._decoded) > _WAITING:
@@ -184,14 +173,3 @@ class AvFeed:
         if self._lost == 1:
             self._lost += 1
             emit(ErrorRaised(self._source_id, "pictures come faster than they are read; lost some"))
-
-    def _is_out_of_time(self) -> bool:
-        return time.monotonic() - self._asked >= self._patience_s
-
-    def _no_answer(self) -> str:
-        return f"no answer for {self._patience_s:g} s"
-
-    def _words(self, error: Exception) -> str:
-        if isinstance(error, av.error.ExitError) or self._is_out_of_time():
-            return self._no_answer()
-        return reason(error)

@@ -26,6 +26,10 @@ _CONTROL_INFO: Final = struct.Struct("=II32siiiiI8x")
 _NEXT: Final = 0x80000000  # V4L2_CTRL_FLAG_NEXT_CTRL
 _MOST_CONTROLS: Final = 500
 _SET: Final = 0xC008561C
+_NO_WAIT: Final = {
+    "fflags": "+4",  # AVFMT_FLAG_NONBLOCK (avformat.h), which has no name there
+    "max_ts_probe": "0",  # nor for a first picture while it looks at the streams, where it can
+}
 _CONTROL: Final = struct.Struct("=Ii")
 
 
@@ -54,8 +58,9 @@ class V4l2Device:
             os.close(handle)
 
     def address(self, options: Mapping[str, str]) -> Address:
-        """What FFmpeg is to open, asking the device for ``options``."""
-        return Address(self.path, options, "v4l2")
+        """What FFmpeg is to open, asking the device for ``options``, and never to wait for it:
+        what a stalled device makes it wait for, in the kernel, nothing would end."""
+        return Address(self.path, {**options, **_NO_WAIT}, "v4l2")
 
     def _check(self, handle: int) -> None:
         answer = bytearray(_CAPABILITY.size)
