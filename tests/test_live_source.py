@@ -174,6 +174,13 @@ def test_a_stall_that_ends_in_time_keeps_connection_and_epoch() -> None:
     assert len(bench.feeds) == 1
 
 
+def test_null_never_gives_a_silent_connection_up() -> None:
+    limits = {"reconnect_after_s": None, "connect_within_s": None}
+    bench = Bench([7200.0, picture(1), 7200.0, picture(2)], **limits)
+    assert bench.epochs(2) == [0, 0]
+    assert bench.states == ["connecting", "streaming", "stale", "streaming"]
+
+
 def test_a_slow_sender_is_not_stale() -> None:
     bench = Bench([picture(1), 0.8, picture(2), 0.8, picture(3)])
     bench.epochs(3)

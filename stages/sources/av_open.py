@@ -31,11 +31,11 @@ class Address:
 
 
 class IoLimits(NamedTuple):
-    """How long FFmpeg may wait, in seconds."""
+    """How long FFmpeg may wait, in seconds; None: for ever."""
 
-    open_s: float
+    open_s: float | None
     """For the connection, and again to look at the streams."""
-    read_s: float
+    read_s: float | None
     """For a packet."""
 
 

@@ -35,10 +35,10 @@ _ASK_AGAIN_S: Final = 0.005
 class _Patience:
     """How long FFmpeg has been asked for something, and may take to answer."""
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, limit_s: float | None) -> None:
         self.begin(limit_s)
 
-    def begin(self, limit_s: float) -> None:
+    def begin(self, limit_s: float | None) -> None:
         """It is asked, and may take so long."""
         self._limit_s, self._asked = limit_s, time.monotonic()
 
@@ -54,11 +54,13 @@ class _Patience:
 
     @property
     def is_over(self) -> bool:
-        return time.monotonic() - self._asked >= self._limit_s
+        limit_s = self._limit_s
+        return limit_s is not None and time.monotonic() - self._asked >= limit_s
 
     @property
     def error(self) -> FeedError:
-        return FeedError(f"no answer for {self._limit_s:g} s")
+        limit_s = self._limit_s
+        return FeedError("no answer" if limit_s is None else f"no answer for {limit_s:g} s")
 
 
 def packets(

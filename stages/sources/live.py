@@ -126,7 +126,7 @@ class LiveSource:
             return
         config, silent_s = self._config, self._clock() - self._heard
         limit_s = config.connect_within_s if self._fresh else config.reconnect_after_s
-        if silent_s >= limit_s:
+        if limit_s is not None and silent_s >= limit_s:
             raise FeedError(f"no picture for {silent_s:.1f} s")
         if silent_s >= config.stale_after_s and self._states.now in ("streaming", "frozen"):
             self._go("stale", f"no picture for {config.stale_after_s:g} s")

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from stages.sources.limits import SourceId
 from stages.sources.region import SourceConfig
 
+Seconds = Annotated[float, Field(ge=0.2, le=3600)]
+"""How long to wait for a picture."""
 _Side = Annotated[int, Field(ge=1, le=16384, strict=True)]
 
 
@@ -19,11 +21,11 @@ class LiveSection(SourceConfig):
     source_id: SourceId = "live"
     stale_after_s: float = Field(default=1.0, ge=0.1, le=60)
     """Without a picture for so long, the source is told to be stale."""
-    reconnect_after_s: float = Field(default=5.0, ge=0.2, le=3600)
-    """Without a picture for so long, the connection is given up and made anew."""
-    connect_within_s: float = Field(default=5.0, ge=0.2, le=3600)
+    reconnect_after_s: Seconds | None = 5.0
+    """Without a picture for so long, the connection is given up and made anew; null: never."""
+    connect_within_s: Seconds | None = 5.0
     """A new connection gives its first picture within this, or is given up; where senders call, the
-    time begins when one has."""
+    time begins when one has. null: never."""
     frozen_after: int | None = Field(default=60, ge=1, le=1_000_000)
     """So many pictures that equal the one before, and the source is told to be frozen (the
     freeze button, a stuck grabber); null: never."""
@@ -33,7 +35,7 @@ class LiveSection(SourceConfig):
 
     @model_validator(mode="after")
     def _stale_comes_first(self) -> LiveSection:
-        if self.stale_after_s >= self.reconnect_after_s:
+        if self.reconnect_after_s is not None and self.stale_after_s >= self.reconnect_after_s:
             raise ValueError(
                 f"stale_after_s is {self.stale_after_s}, "
                 f"expected less than reconnect_after_s, {self.reconnect_after_s}"

@@ -8,7 +8,6 @@ import time
 from typing import Final, Literal
 
 import zmq
-from pydantic import Field
 
 from stages.base import Buffer
 from stages.errors import SourceError
@@ -16,7 +15,7 @@ from stages.local_sockets import BindError, bound, endpoint_of
 from stages.sources.feed import Arrival
 from stages.sources.limits import SourceId
 from stages.sources.live import LiveSource
-from stages.sources.live_section import LiveSection
+from stages.sources.live_section import LiveSection, Seconds
 from stages.sources.region import placed, window_in
 from stages.sources.troubles import Troubles
 from stages.wire_envelope import topic
@@ -27,7 +26,6 @@ TAKEOVER_S: Final = 1.0
 """A sender that was silent for so long may be followed by another."""
 _QUEUED: Final = 4  # messages that libzmq keeps while nobody reads
 _CLOSE_WAIT_S: Final = 0.3
-_FOR_EVER_S: Final = 3600.0
 
 
 class ZmqFramesConfig(LiveSection):
@@ -38,9 +36,10 @@ class ZmqFramesConfig(LiveSection):
     endpoint: str = "tcp://127.0.0.1:5558"
     """Where the run listens: tcp://ADDRESS:PORT on loopback, port 0 or * takes a free one; or
     ipc://PATH."""
-    reconnect_after_s: float = Field(default=_FOR_EVER_S, ge=0.2, le=3600)
-    """A sender that pauses has not gone: there is no connection to make anew."""
-    connect_within_s: float = Field(default=_FOR_EVER_S, ge=0.2, le=3600)
+    reconnect_after_s: Seconds | None = None
+    """A sender that pauses has not gone: there is no connection to make anew. With a number, the
+    first picture after so long a pause begins an epoch."""
+    connect_within_s: Seconds | None = None
 
 
 class FrameInbox:
