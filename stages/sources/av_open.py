@@ -1,4 +1,4 @@
-"""Opening what FFmpeg reads: `Address`, `IoLimits`, `opened`."""
+"""Opening what FFmpeg reads: `Address`, `IoLimits`, `knows`, `opened`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ class IoLimits(NamedTuple):
     """For the connection, and again to look at the streams."""
     read_s: float | None
     """For a packet."""
+
+
+def knows(protocol: str) -> bool:
+    """Whether this FFmpeg has ``protocol``, one that wants a port: it refuses an address without
+    one at once."""
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        av.open(f"{protocol}://").close()
+    except av.error.ProtocolNotFoundError:
+        return False
+    except av.FFmpegError:
+        pass
+    return True
 
 
 @contextmanager

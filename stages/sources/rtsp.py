@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from stages.errors import ConfigError
+from stages.errors import ConfigError, SourceError
 from stages.sources.feed import Feed
 from stages.sources.limits import SourceId
 from stages.sources.live import LiveSource
@@ -25,6 +25,8 @@ _PROTOCOLS: Final = {
     "srt": "srt",
 }
 """What FFmpeg may open for an address: nothing that it is redirected to can be a file."""
+_OPTIONAL: Final = {"rtsps": "tls", "https": "tls", "srt": "srt"}
+"""Protocols that FFmpeg is built with or without."""
 _FORMATS: Final = "rtsp,mpegts,mov,matroska,flv,mpjpeg,mjpeg,h264,hevc"
 """FFmpeg's names of what a stream may be. Playlists (HLS, DASH) are not among them: they name
 other addresses."""
@@ -71,13 +73,21 @@ class RtspConfig(LiveSection):
 class RtspSource(LiveSource):
     """The first video stream at an address, decoded on the host; see `LiveSource` and `AvFeed`.
 
-    Raises `ConfigError` where the variable that should hold the password is not set.
+    Raises `ConfigError` where the variable that should hold the password is not set, `SourceError`
+    where this FFmpeg cannot read such an address at all.
     """
 
     def __init__(self, config: RtspConfig) -> None:
         from stages.sources.av_feed import TURNS
+        from stages.sources.av_open import knows
 
         super().__init__(config, self._connect)
+        needs = _OPTIONAL.get(config.url.scheme)
+        if needs is not None and not knows(needs):
+            raise SourceError(
+                f"source {config.source_id}: this FFmpeg was built without {needs}, expected "
+                f"an address of another scheme than {config.url.scheme}"
+            )
         self._stream = config
         self._turns = threading.Semaphore(TURNS)
         self._password = _password(config)
