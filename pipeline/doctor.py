@@ -64,8 +64,7 @@ def _gpu() -> Iterator[Finding]:
             yield Finding(f"cuda:{index}", "ok", detail)
     driver = driver_version()
     yield Finding("NVIDIA driver", "ok" if driver else "absent", driver or "NVML does not answer")
-    decoders = [name for name in ("PyNvVideoCodec", "torchcodec") if package_version(name)]
-    yield Finding("NVDEC", "ok" if decoders else "absent", ", ".join(decoders) or "PyAV decodes")
+    yield Finding("NVDEC", "absent", "not used: PyAV decodes on the host")
 
 
 def _packages() -> Iterator[Finding]:
