@@ -29,6 +29,7 @@ from igtl_peers import (
 
 from stages.sources.feed import Arrival
 from stages.sources.igtl_feed import IgtlWishes
+from stages.sources.igtl_pairing import Pairing
 
 TOOL = np.array([[0.0, -1, 0, 10], [1, 0, 0, 20], [0, 0, 1, 30], [0, 0, 0, 1]])
 POSED = IgtlWishes(pose_device="Tool", max_pose_skew_ns=400_000_000)
@@ -160,3 +161,12 @@ def test_a_position_with_a_quaternion_is_a_pose_too() -> None:
         pose = next_arrival(feed).pose
     assert pose is not None
     assert np.allclose(pose, TOOL, atol=1e-6)
+
+
+def test_a_clock_that_goes_slow_makes_no_picture_older_than_ten_seconds() -> None:
+    pairing = Pairing(None, 0)
+    ages_s = []
+    for second in range(100):
+        now_ns = second * 1_000_000_000
+        ages_s.append((now_ns - pairing._captured(now_ns, now_ns // 2)) / 1e9)
+    assert 5 < max(ages_s) <= 10, "what waits for some seconds is told"

@@ -23,7 +23,7 @@ def test_what_comes_in_time_is_not_late() -> None:
 
 def test_a_queue_shows_and_so_does_its_end() -> None:
     found = lags([0, 40, 1080, 1081, 1082, 200 + 1000], [0, 40, 80, 120, 160, 1200])
-    assert found == pytest.approx([0, 0, 1000, 961, 922, 0], abs=1)
+    assert found == pytest.approx([0, 0, 1000, 961, 922, 0], abs=3)
 
 
 def test_a_burst_at_the_beginning_is_not_held_against_what_follows() -> None:
@@ -34,8 +34,9 @@ def test_a_burst_at_the_beginning_is_not_held_against_what_follows() -> None:
 def test_another_quartz_does_not_look_like_a_queue() -> None:
     day_ms = 24 * 3600 * 1000
     stamps = [float(at) for at in range(0, day_ms, 60_000)]
-    slow = [at * (1 + 1e-4) for at in stamps]
-    assert max(lags(slow, stamps)) < 10
+    for error in (1e-4, 1e-3):  # quartz, and cameras that are further off
+        slow = [at * (1 + error) for at in stamps]
+        assert max(lags(slow, stamps)) < 10
     overloaded = [at * 1.02 for at in stamps[:60]]
     assert max(lags(overloaded, stamps[:60])) > 60_000, "a real queue is seen"
 

@@ -85,7 +85,10 @@ class PacketTimes:
         elif self._late_since_ns is None:
             self._late_since_ns = arrived_ns
         elif arrived_ns - self._late_since_ns > _LATE_FOR_S * 1e9:
-            raise FeedError(f"the stream is {lag_ns / 1e9:.1f} s late and does not catch up")
+            raise FeedError(
+                f"the stream is {lag_ns / 1e9:.1f} s late by the sender's clock and does not catch "
+                "up (max_lag_s: null where that clock is wrong)"
+            )
         return lag_ns
 
 

@@ -17,6 +17,8 @@ from stages.sources.region import placed
 from stages.window import Window
 
 _SAME: Final = 1e-3
+_MOST_LAG_NS: Final = 10_000_000_000
+"""More than this the sender's clock jumped, rather than a picture waited."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class Pairing:
     Without a ``pose_device`` the pose is that of the picture itself; else the transform of that
     name moves it, and without one in time (see `PoseTrack`) there is no pose. A picture counts as
     captured when its first byte was seen, less what it waited by the sender's stamps (see
-    `LagWatch`).
+    `LagWatch`), 10 s at most: more is a clock that was set, and the estimate begins anew.
     """
 
     def __init__(self, pose_device: str | None, max_skew_ns: int) -> None:
@@ -93,7 +95,13 @@ class Pairing:
         )
 
     def _captured(self, began_ns: int, unix_ns: int | None) -> int:
-        return began_ns if unix_ns is None else began_ns - self._lag.lag_ns(began_ns, unix_ns)
+        if unix_ns is None:
+            return began_ns
+        lag_ns = self._lag.lag_ns(began_ns, unix_ns)
+        if lag_ns > _MOST_LAG_NS:
+            self._lag = LagWatch()
+            lag_ns = self._lag.lag_ns(began_ns, unix_ns)
+        return began_ns - lag_ns
 
     def _spacing(self, told: tuple[float, float] | None) -> tuple[float, float] | None:
         """That of the picture before, unless this one tells another: lengths of vectors that turn

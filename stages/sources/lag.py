@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-_FORGET: Final = 2e-4
-"""How much slower than ours a sender's clock may run without seeming to fall behind; quartz is
-within 1e-4, and a queue that grows more slowly than this takes an hour to reach a second."""
+_FORGET: Final = 2e-3
+"""How much slower than ours a sender's clock may run without seeming to fall behind. Quartz is
+within 1e-4, but some cameras' stamps run 1e-3 off. A queue that builds up grows by far more than
+this; one that stays as it is stops to count, a second of it after eight minutes."""
 
 
 class LagWatch:
