@@ -27,6 +27,7 @@ __all__ = ["log", "open_source"]  # fixtures
 
 Open = Callable[..., RtspSource]
 H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-tune", "zerolatency", "-g", "12")
+MPEG2 = ("-c:v", "mpeg2video", "-b:v", "4M", "-g", "12")
 SIZE = (112, 32)
 
 
@@ -37,10 +38,10 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 
 
 @contextmanager
-def sending(*output: str) -> Iterator[None]:
+def sending(*output: str, codec: tuple[str, ...] = H264) -> Iterator[None]:
     """FFmpeg, which sends bars in real time."""
     source = ("-re", "-f", "lavfi", "-i", "smptebars=size=336x240:rate=25")
-    command = [require("ffmpeg"), "-v", "error", *source, *H264, "-f", "mpegts", *output]
+    command = [require("ffmpeg"), "-v", "error", *source, *codec, "-f", "mpegts", *output]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     try:
         yield
@@ -60,12 +61,17 @@ def test_a_stream_over_udp(open_source: Open, log: Log) -> None:
     assert log.states == ["connecting", "streaming"]
 
 
-def test_a_stream_over_http_that_ends_is_asked_for_again(open_source: Open, log: Log) -> None:
+@pytest.mark.parametrize(
+    "codecs", [(H264, H264), (H264, MPEG2)], ids=["as before", "another codec"]
+)
+def test_a_stream_over_http_that_ends_is_asked_for_again(
+    open_source: Open, log: Log, codecs: tuple[tuple[str, ...], ...]
+) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/stream.ts"
     source = open_source(url, connect_within_s=30, frozen_after=None)
-    for epoch in range(2):
-        with sending("-listen", "1", url):
+    for epoch, codec in enumerate(codecs):
+        with sending("-listen", "1", url, codec=codec):
             while (picture := source.read(memory)) is not None and picture.epoch < epoch:
                 pass
             assert picture is not None

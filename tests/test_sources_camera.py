@@ -10,7 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -23,6 +25,7 @@ from pipeline.config import load_config
 from stages.errors import ConfigError
 from stages.sources import av_open
 from stages.sources.av_open import Address, IoLimits
+from stages.sources.av_times import PacketTimes
 from stages.sources.camera import CameraConfig, CameraSource
 from stages.sources.feed import FeedError
 from stages.sources.v4l2 import _CAPABILITY, _CONTROL, _CONTROL_INFO, V4l2Device, control_name
@@ -110,6 +113,42 @@ def test_the_formats_of_cameras_come_out_in_rgb_order(
     assert bars(picture.pixels) == BARS
     assert 0 <= time.monotonic_ns() - picture.captured_ns < 60e9
     assert log.states == ["connecting", "streaming"]
+
+
+def test_only_the_region_is_taken_in(recording: Recording, log: Log) -> None:
+    roi = {"y": 4, "x": SIZE[0] // 7, "height": 20, "width": 2 * SIZE[0] // 7}
+    source, _ = recording("yuyv422", roi=roi)
+    assert source.size_hw == (20, 32)
+    picture = source.read(memory)
+    assert picture is not None
+    assert picture.pixels.shape == (20, 32, 3)
+    assert (picture.origin_yx, picture.full_hw) == ((4, 16), (SIZE[1], SIZE[0]))
+    shown = picture.pixels.astype(int)
+    assert np.abs(shown[10, 8] - RGB[BARS[1]]).max() < 12
+    assert np.abs(shown[10, 24] - RGB[BARS[2]]).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("stamped_s", "ours", "believed"),
+    [(-0.05, True, True), (-9, True, True), (-20, True, False), (3600, True, False),
+     (-0.05, False, False)],
+)  # fmt: skip
+def test_stamps_of_the_monotonic_clock_are_the_time_of_capture(
+    tmp_path: Path, stamped_s: float, ours: bool, believed: bool
+) -> None:
+    (tmp_path / "bytes").write_bytes(mjpg())
+    with av.open(str(tmp_path / "bytes"), format="mjpeg") as container:
+        packet = next(container.demux(video=0))
+        times = PacketTimes(None, monotonic_stamps=ours)
+        now_ns = time.monotonic_ns()
+        packet.time_base = Fraction(1, 1_000_000)
+        packet.pts = packet.dts = round(now_ns / 1e3 + stamped_s * 1e6)
+        times.note(packet)
+        captured_ns = times.of(SimpleNamespace(pts=packet.pts)).captured_ns  # type: ignore[arg-type]
+    if believed:
+        assert captured_ns == packet.pts * 1000
+    else:
+        assert 0 <= captured_ns - now_ns < 2e9, "when it arrived"
 
 
 def test_a_camera_that_is_unplugged_is_waited_for(recording: Recording, log: Log) -> None:

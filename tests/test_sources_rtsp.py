@@ -154,7 +154,7 @@ def test_times_keep_the_rate_and_unix_time_is_the_senders(
     source = open_source(server.url)
     told = read_until(source, lambda picture: picture.captured_unix_ns is not None)
     assert told.captured_unix_ns is not None
-    assert abs(time.time_ns() - told.captured_unix_ns) < 30e9, "the same clock, give or take"
+    assert abs(time.time_ns() - told.captured_unix_ns) < 2e9, "the same clock, give or take"
     pictures = read(source, 25)
     stamps = [picture.captured_unix_ns for picture in pictures]
     assert all(stamps)
