@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -131,9 +134,37 @@ def test_it_begins_without_its_camera_and_lets_out_no_secret(
         assert b"CANARY" not in one
 
 
-def test_the_search_for_the_secret_would_find_it(config: Path) -> None:
-    config.write_text(config.read_text() + f"# {WORD}\n")
-    assert b"CANARY" in config.read_bytes()
+LEAKS = """
+import sys
+from stages.sources.stream_url import StreamUrl
+
+StreamUrl.__str__ = lambda self: self.reveal()
+from pipeline.cli import main
+
+sys.exit(main())
+"""
+
+
+def test_the_search_for_the_secret_would_find_it(tmp_path: Path, config: Path) -> None:
+    """The same run, with what leaves the password out taken away."""
+    run = tmp_path / "run"
+    config.write_text(
+        f"{config.read_text()}source: {{kind: rtsp, source_id: cam, "
+        "url: 'rtsp://operator:CANARY@127.0.0.1:1/test'}\n"
+    )
+    command = [sys.executable, "-c", LEAKS, "run", str(config), "--out", str(run)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            Watched(run).eventually(
+                lambda: (run / "kpi.jsonl").exists() and bool(Watched(run).events("source_state"))
+            )
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=WAIT_S)
+    assert any(b"CANARY" in path.read_bytes() for path in run.rglob("*") if path.is_file())
 
 
 # More pictures than can be worked on
