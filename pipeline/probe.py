@@ -76,7 +76,8 @@ class Look:
         self.states: list[SourceStateChanged] = []
         self.troubles: list[str] = []
         self._source = source
-        self._memory: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
+        self._memory: list[NDArray[np.uint8]] = []
+        """Two of the newest shape."""
         self._first = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(
@@ -102,6 +103,8 @@ class Look:
         if self.error is not None:
             return self.reason(self.error)
         said = [event.reason or event.state for event in self.states if event.state != "ended"]
+        if said[-1:] == ["connecting"] and isinstance(self._source, ListeningSource):
+            said = ["no sender came"]
         heard = "".join(f": {text}" for text in (*said[-1:], *self.troubles[-1:]))
         return f"source {self._source.source_id}: no picture within {wait_s:g} s{heard}"
 
@@ -132,9 +135,9 @@ class Look:
 
     def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
         """One of two, never that of the last picture."""
-        arrays = self._memory.setdefault(shape, [])
-        if not arrays:
-            arrays += [np.empty(shape, np.uint8), np.empty(shape, np.uint8)]
+        if not self._memory or self._memory[0].shape != shape:
+            self._memory = [np.empty(shape, np.uint8), np.empty(shape, np.uint8)]
+        arrays = self._memory
         taken = None if self.last is None else self.last.pixels
         return arrays[1] if arrays[0] is taken else arrays[0]
 

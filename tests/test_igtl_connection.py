@@ -267,3 +267,12 @@ def test_a_silent_caller_keeps_its_place_from_feed_to_feed() -> None:
         feed = us.feed()
         assert np.array_equal(next_arrival(feed).pixels, picture())
         feed.close()
+
+
+def test_a_door_that_is_closed_while_it_is_listened_at_ends_the_feed() -> None:
+    with Listener() as us:
+        feed = us.feed()
+        assert feed.read(fresh, 0.0) is None
+    with pytest.raises(FeedError, match="listening is over"):
+        feed.read(fresh, 0.0)
+    feed.close()

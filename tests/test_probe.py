@@ -190,7 +190,7 @@ class TestProbe:
         ("target", "code", "words"),
         [
             ("rtsp://u:hunter2@127.0.0.1:1/x", 1, "no picture within 0.5 s: "),
-            ("tcp://127.0.0.1:0", 1, "no picture within 0.5 s: connecting"),
+            ("tcp://127.0.0.1:0", 1, "no picture within 0.5 s: no sender came"),
             ("tcp://192.168.0.1:5", 78, "an address of this host alone"),
             ("{tmp}/not_a_video.mp4", 1, "the file is no readable video"),
             ("{tmp}/not.dcm", 1, "no DICOM file"),
@@ -250,6 +250,13 @@ def test_the_last_picture_is_never_written_over() -> None:
     assert np.array_equal(look.last.pixels, pictures[-1].pixels)
     assert not np.array_equal(look._buffer((96, 96)), look.last.pixels)
     assert threading.active_count() < 20
+
+
+def test_memory_is_kept_for_the_newest_shape_only() -> None:
+    look = Look(PhantomSource(PhantomConfig(size_hw=(96, 96), fps=None, frames=1)))
+    for side in range(1, 50):
+        assert look._buffer((side, 8)).shape == (side, 8)
+    assert [array.shape for array in look._memory] == [(49, 8)] * 2
 
 
 def test_rate_jitter_and_clocks_are_those_of_the_pictures() -> None:

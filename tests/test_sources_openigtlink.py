@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -387,7 +389,31 @@ def test_a_probe_shows_what_comes(call_main: Callable[..., Outcome]) -> None:
     assert "64" in outcome.stdout
 
 
-def test_a_run_is_fed_and_tells_where_it_listens(start_cli: StartCli, tmp_path: Path) -> None:
+def send_our_bytes(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), WAIT_S) as sender:
+        for index in range(200):
+            try:
+                sender.sendall(image(numbered(index)))
+            except OSError:
+                break
+            time.sleep(0.05)
+
+
+@contextmanager
+def pyigtl_sending(port: int) -> Iterator[None]:
+    sender = str(Path(__file__).parent / "pyigtl_sender.py")
+    command = [sys.executable, sender, "client", str(port), "grey", "500"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("peer", ["our bytes", "pyigtl"])
+def test_a_run_is_fed_and_tells_where_it_listens(
+    start_cli: StartCli, tmp_path: Path, peer: str
+) -> None:
     out = tmp_path / "run"
     settings = (
         "source.listen=true",
@@ -403,14 +429,12 @@ def test_a_run_is_fed_and_tells_where_it_listens(start_cli: StartCli, tmp_path: 
     until((out / "endpoints.json").exists, 60.0)
     where = json.loads((out / "endpoints.json").read_text())["frames"]
     port = int(where.rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port), WAIT_S) as sender:
-        for index in range(200):
-            try:
-                sender.sendall(image(numbered(index)))
-            except OSError:
-                break
-            time.sleep(0.05)
-    assert process.wait(60.0) == 0
+    if peer == "our bytes":
+        send_our_bytes(port)
+        assert process.wait(60.0) == 0
+    else:
+        with pyigtl_sending(port):
+            assert process.wait(60.0) == 0
     summary = json.loads((out / "summary.json").read_text())
     counted = summary["frames"]
     assert counted["grabbed"] == 5

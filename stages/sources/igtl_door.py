@@ -125,6 +125,8 @@ def _readable(places: list[Door | socket.socket], timeout_s: float) -> list[Door
     """Those where something happened, waiting at most that long."""
     poll = select.poll()
     by_number = {place.fileno(): place for place in places}
+    if -1 in by_number:
+        raise FeedError("listening is over")  # closed meanwhile, in another thread
     for number in by_number:
         poll.register(number, select.POLLIN)
     return [by_number[number] for number, _ in poll.poll(timeout_s * 1e3)]
