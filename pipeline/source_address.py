@@ -85,7 +85,9 @@ def _of_path(target: str) -> dict[str, Any]:
         if target.startswith("/dev/"):
             raise ConfigError(f"source: {target} is not there, expected a device") from error
         name = "what was given" if "@" in target else repr(target)  # it may hold a password
-        raise ConfigError(f"source: {name} is nothing known, expected {_EXPECTED}") from error
+        raise ConfigError(
+            f"source: {name} is no file that is there, and nothing else known, expected {_EXPECTED}"
+        ) from error
     if stat.S_ISCHR(mode):
         return {"kind": "camera", "device": path}
     if stat.S_ISDIR(mode):

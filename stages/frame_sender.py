@@ -45,6 +45,7 @@ class FrameSender:
         options = {
             zmq.SNDHWM: high_water_mark,
             zmq.LINGER: 500,
+            zmq.IMMEDIATE: 1,  # else what a run subscribed to outlives it
             zmq.MAXMSGSIZE: _MAX_INBOUND_BYTES,
             zmq.RECONNECT_IVL: 100,
             zmq.RECONNECT_IVL_MAX: 1000,
@@ -93,15 +94,16 @@ class FrameSender:
         self.sent += 1
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until a run has begun to listen, at most so long; whether one has."""
+        """Wait until a run has begun to listen, at most so long; whether one listens
+        now."""
         wanted, deadline = topic("frame", self._source_id), time.monotonic() + timeout_s
-        while not self._heard_of:
-            left_ms = max(0, math.ceil((deadline - time.monotonic()) * 1000))
-            if not self._socket.poll(left_ms):
-                break
+        while True:
+            left_s = 0.0 if self._heard_of else max(0.0, deadline - time.monotonic())
+            if not self._socket.poll(math.ceil(left_s * 1000)):
+                return self._heard_of
             said = self._socket.recv(zmq.NOBLOCK)
-            self._heard_of = said[:1] == b"\x01" and wanted.startswith(said[1:])
-        return self._heard_of
+            if wanted.startswith(said[1:]):  # 1: a run listens; 0: it has gone
+                self._heard_of = said[:1] == b"\x01"
 
     def close(self) -> None:
         """Deliver for half a second at most, and release everything."""

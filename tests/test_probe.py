@@ -91,8 +91,11 @@ class TestWhatASourceIsCalled:
     @pytest.mark.parametrize(
         ("target", "words"),
         [
-            ("nothing_here", "'nothing_here' is nothing known, expected an address"),
-            ("a\0b", "is nothing known"),
+            (
+                "nothing_here",
+                "'nothing_here' is no file that is there, and nothing else known, expected an",
+            ),
+            ("a\0b", "is no file that is there"),
             ("/dev/video77", "/dev/video77 is not there, expected a device"),
             ("gopher://h", "no source reads gopher:// addresses"),
             ("igtl://u:p@h:5", "cannot read the address, expected igtl://HOST:PORT"),

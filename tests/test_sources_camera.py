@@ -21,9 +21,11 @@ import pytest
 from rtsp_peer import BARS, RGB, bars
 from test_sources_rtsp import Log, aside, eventually, feed_threads, log, memory
 
+from kpi.events import ErrorRaised
 from pipeline.config import load_config
 from stages.errors import ConfigError
 from stages.sources import av_open
+from stages.sources.av_feed import AvFeed
 from stages.sources.av_open import Address, IoLimits
 from stages.sources.av_times import PacketTimes
 from stages.sources.camera import CameraConfig, CameraSource
@@ -164,6 +166,17 @@ def test_a_camera_that_is_unplugged_is_waited_for(recording: Recording, log: Log
     assert device.prepared == [{"gain": 3}] * 2, "its controls are set again"
     source.close()
     eventually(lambda: not feed_threads())
+
+
+def test_pictures_that_nobody_reads_in_time_are_counted(recording: Recording, log: Log) -> None:
+    source, _ = recording("yuyv422")
+    assert source.read(memory) is not None
+    feed = source._feed
+    assert isinstance(feed, AvFeed)
+    left = COUNT - 1 - 4  # of those not read, four wait
+    eventually(lambda: feed.troubles.counts["lost"] in (left, left + 1))
+    told = [event.message for event in log.events if isinstance(event, ErrorRaised)]
+    assert told[0].startswith("pictures come faster than they are read; some are lost (lost: ")
 
 
 def test_what_the_camera_is_asked_for(recording: Recording) -> None:

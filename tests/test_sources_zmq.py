@@ -451,6 +451,17 @@ assert not {"torch", "pydantic", "av"} & set(sys.modules)
 """
 
 
+def test_a_sender_notices_that_the_run_has_gone(listening: Callable[..., Listening]) -> None:
+    at = listening()
+    with sending(at) as sender:
+        assert sender.wait(0.0)
+        at.source.close()
+        deadline = time.monotonic() + 20
+        while sender.wait(0.0):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_a_program_without_torch_can_send(listening: Callable[..., Listening]) -> None:
     at = listening()
     command = [sys.executable, "-c", PROGRAM, at.source.endpoint]

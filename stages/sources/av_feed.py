@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import av
 
-from kpi import emit
-from kpi.events import ErrorRaised
 from stages.base import Buffer
 from stages.sources.av_open import Address, IoLimits
 from stages.sources.av_packets import packets
@@ -31,6 +29,7 @@ from stages.sources.av_pictures import PictureWriter, reason
 from stages.sources.av_times import PacketTimes, Times, stamp_ns
 from stages.sources.feed import Arrival, FeedError
 from stages.sources.region import Region, placed, window_in
+from stages.sources.troubles import Troubles
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -55,7 +54,7 @@ class AvFeed:
 
     Pictures begin with a keyframe, and again with one after a picture of which something is
     missing, so that nothing is shown that only half arrived. A reader that falls behind loses
-    the oldest pictures, which is told as an `error` event, once a connection. ``turns``: shared by
+    the oldest pictures, which is counted and told (see `Troubles`). ``turns``: shared by
     all feeds of a source.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
@@ -85,7 +84,8 @@ class AvFeed:
         self._changed = threading.Condition()
         self._over: FeedError | None = None
         self._stop = threading.Event()
-        self._lost = 0
+        self.troubles = Troubles(source_id)
+        """Pictures that were `lost`, counted."""
         run = copy_context().run
         name = f"feed-{source_id}"
         self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
@@ -166,10 +166,9 @@ class AvFeed:
             if self._stop.is_set():
                 return
             self._decoded.append(decoded)
-            if len(self._decoded) > _WAITING:
+            lost = len(self._decoded) > _WAITING
+            if lost:
                 self._decoded.popleft()
-                self._lost += 1
             self._changed.notify_all()
-        if self._lost == 1:
-            self._lost += 1
-            emit(ErrorRaised(self._source_id, "pictures come faster than they are read; lost some"))
+        if lost:
+            self.troubles.add("lost", "pictures come faster than they are read; some are lost")
