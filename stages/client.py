@@ -9,6 +9,7 @@ from types import TracebackType
 
 import zmq
 
+from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
 from stages.wire import (
     MAX_MESSAGE_BYTES,
@@ -40,12 +41,14 @@ class Subscriber:
         high_water_mark: int = 4,
         latest_only: bool = False,
         reconnect_ms: tuple[int, int] = (100, 5000),
+        keys: ClientKeys | None = None,
     ) -> None:
         """`source_id` None takes every source of the endpoint.
 
         `high_water_mark`: messages kept here while nobody receives. `latest_only` keeps one, the
         newest (CONFLATE); a conflating socket takes a single topic, so use a second `Subscriber`
-        for the state. `reconnect_ms`: the first and the longest pause between attempts.
+        for the state. `reconnect_ms`: the first and the longest pause between attempts. `keys`:
+        for a publisher with CURVE.
 
         Raises `ConfigError` for an endpoint that is none, `ValueError` for `latest_only` with
         several topics.
@@ -66,6 +69,8 @@ class Subscriber:
             for kind in topics:
                 every = f"{kind}/".encode()
                 self._socket.subscribe(every if source_id is None else topic(kind, source_id))
+            if keys is not None:
+                keys.give(self._socket)
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.close()

@@ -11,6 +11,7 @@ import zmq
 from pydantic import Field
 
 from stages.base import Buffer
+from stages.curve import Reach
 from stages.errors import SourceError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.sources.feed import Arrival
@@ -29,14 +30,14 @@ _CLOSE_WAIT_S: Final = 0.3
 _FOR_EVER_S: Final = 3600.0
 
 
-class ZmqFramesConfig(LiveSection):
+class ZmqFramesConfig(LiveSection, Reach):
     """Frames from any process of this host; see `stages/frame_sender.py` and docs/wire.md."""
 
     kind: Literal["zmq"] = "zmq"
     source_id: SourceId = "zmq"
     endpoint: str = "tcp://127.0.0.1:5558"
     """Where the run listens: tcp://ADDRESS:PORT on loopback, port 0 or * takes a free one; or
-    ipc://PATH."""
+    ipc://PATH in a folder of mode 0700. Beyond this host with `curve` alone."""
     reconnect_after_s: float = Field(default=_FOR_EVER_S, ge=0.2, le=3600)
     """A sender that pauses has not gone: there is no connection to make anew."""
     connect_within_s: float = Field(default=_FOR_EVER_S, ge=0.2, le=3600)
@@ -64,7 +65,7 @@ class FrameInbox:
         options = {zmq.RCVHWM: _QUEUED, zmq.MAXMSGSIZE: MAX_FRAME_BYTES, zmq.LINGER: 0}
         where = f"source {config.source_id}"
         try:
-            self._socket = bound(self._context, zmq.SUB, where, config.endpoint, options)
+            self._socket = bound(self._context, zmq.SUB, where, config.endpoint, options, config)
         except BindError as error:
             self._context.term()
             raise SourceError(str(error)) from error
