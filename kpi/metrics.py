@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 from kpi.device_events import DeviceFaultKind
-from kpi.events import DropReason, RefusalReason
+from kpi.events import ControlOutcome, DropReason, RefusalReason
 from kpi.sometimes import SometimesKnown
 
 SECONDS = (
@@ -116,6 +116,8 @@ class Metrics:
         self.packets = packets.labels(source)
         sent = self._counter("packet_bytes", "Bytes handed to the transport.", "source")
         self.packet_bytes = sent.labels(source)
+        commands = self._counter("control_commands", "At the control channel.", "source", "outcome")
+        self.commands = {end: commands.labels(source, end) for end in get_args(ControlOutcome)}
 
     def _make_health(self, source: str) -> None:
         self.up = self._gauge("source_up", "1 while streaming.", "source").labels(source)

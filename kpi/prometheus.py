@@ -11,6 +11,7 @@ from prometheus_client import Histogram, generate_latest
 
 from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
+    ControlCommands,
     ErrorRaised,
     Event,
     EventsDropped,
@@ -82,7 +83,7 @@ class PrometheusSink:
                 self._metrics.drops[event.reason].inc()
             case ObjectAdded() | ObjectDropped() | ObjectRefused() | PromptEnded():
                 self._objects(event)
-            case HostCopies() | PacketsSent() | SubscriberState():
+            case HostCopies() | PacketsSent() | SubscriberState() | ControlCommands():
                 self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
@@ -131,7 +132,9 @@ class PrometheusSink:
                 if prompts := self._find(metrics.prompts, (event.action, outcome)):
                     prompts.inc()
 
-    def _transport(self, event: HostCopies | PacketsSent | SubscriberState) -> None:
+    def _transport(
+        self, event: HostCopies | PacketsSent | SubscriberState | ControlCommands
+    ) -> None:
         metrics = self._metrics
         match event:
             case HostCopies():
@@ -142,6 +145,9 @@ class PrometheusSink:
             case PacketsSent():
                 metrics.packets.inc(event.packets)
                 metrics.packet_bytes.inc(event.packet_bytes)
+            case ControlCommands():
+                for outcome, count in event.counts.items():
+                    metrics.commands[outcome].inc(count)
             case SubscriberState():
                 if gauge := self._find(metrics.subscribers, event.topic.partition("/")[0]):
                     gauge.set(event.subscribers)

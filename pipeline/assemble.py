@@ -23,6 +23,8 @@ from pipeline.build import (
 )
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
+from pipeline.control.build import Control, build_control
+from pipeline.control.snapshots import Snapshots
 from pipeline.film import Film
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
@@ -36,6 +38,8 @@ from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.curve import Reach
+from stages.local_sockets import is_open
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
@@ -54,8 +58,9 @@ class Assembly:
     publisher: ZmqPublisher | None
     openigtlink: OpenIGTLinkServer | None
     cuda_ipc: CudaIpc | None
+    control: Control | None
     quality: QualityCheck | None
-    taps: tuple[Preview | Film, ...]
+    taps: tuple[Preview | Film | Snapshots, ...]
     tally: Tally
     metrics: PrometheusSink
     http: HttpServer | None
@@ -65,7 +70,9 @@ class Assembly:
     def sinks(self) -> tuple[Sink, ...]:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
-        outside = (self.publisher, self.openigtlink, self.cuda_ipc, self.quality, *self.taps)
+        seen = None if self.control is None else self.control.seen
+        told = (seen, self.publisher, self.openigtlink, self.cuda_ipc)
+        outside = (*told, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
     @property
@@ -85,10 +92,24 @@ class Assembly:
             found["openigtlink"] = self.openigtlink.endpoint
         if self.cuda_ipc is not None:
             found["cuda_ipc"] = self.cuda_ipc.endpoint
+        if self.control is not None:
+            found["control"] = self.control.channel.endpoint
         if self.http is not None:
             host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
             found["http"] = f"http://{host}:{self.http.port}"
         return found
+
+    @property
+    def open_to_all(self) -> tuple[str, ...]:
+        """Names of the endpoints that anyone on the network may use."""
+        config, http = self.config, self.config.http
+        reach = {"results": config.results, "control": config.control, "frames": config.source}
+        found = [
+            name
+            for name, section in reach.items()
+            if isinstance(section, Reach) and is_open(self.endpoints.get(name, ""), section)
+        ]
+        return (*found, *(["http"] if http is not None and http.open_to_all else []))
 
 
 def assemble(
@@ -126,6 +147,16 @@ def assemble(
     if openigtlink is not None:
         stack.callback(openigtlink.close)
     ring = None if cuda_ipc is None else cuda_ipc.ring
+    control = build_control(
+        config.control,
+        detector=detector,
+        segmenter=segmenter,
+        folder=folder.path,
+        class_names=names,
+        status=status.snapshot,
+    )
+    if control is not None:
+        stack.callback(control.channel.close)
     chain = build_chain(config, device, detector, segmenter, ring)
     if source.size_hw is not None:
         roi = config.source.roi
@@ -140,8 +171,9 @@ def assemble(
         publisher=publisher,
         openigtlink=openigtlink,
         cuda_ipc=cuda_ipc,
+        control=control,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
-        taps=_taps(config, folder, names),
+        taps=_taps(config, folder, names, control),
         tally=tally,
         metrics=metrics,
         http=http,
@@ -150,14 +182,14 @@ def assemble(
 
 
 def _taps(
-    config: RunConfig, folder: RunFolder, names: tuple[str, ...]
-) -> tuple[Preview | Film, ...]:
-    if config.preview is None:
-        return ()
-    picture = Preview(folder.preview, config.preview.every, names)
-    if not config.preview.film_frames:
-        return (picture,)
-    return picture, Film(folder.film, config.preview.film_frames, names)
+    config: RunConfig, folder: RunFolder, names: tuple[str, ...], control: Control | None
+) -> tuple[Preview | Film | Snapshots, ...]:
+    taps: list[Preview | Film | Snapshots] = [] if control is None else [control.snapshots]
+    if config.preview is not None:
+        taps.append(Preview(folder.preview, config.preview.every, names))
+        if config.preview.film_frames:
+            taps.append(Film(folder.film, config.preview.film_frames, names))
+    return tuple(taps)
 
 
 def _health(config: RunConfig, tally: Tally) -> Health:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.client import Subscriber
+from stages.curve_keys import ClientKeys
 from stages.errors import MaskstreamError
 from stages.wire import ObjectResult, ResultMessage
 
@@ -29,6 +30,7 @@ def subscribe(
     save_dir: Path | None = None,
     as_json: bool = False,
     timeout_s: float = 10.0,
+    keys: ClientKeys | None = None,
 ) -> int:
     """Print a line a packet until `count` of them, the end of the stream, or Ctrl-C.
 
@@ -38,7 +40,7 @@ def subscribe(
     """
     code, unsaved = 0, 0
     try:
-        with Subscriber(endpoint, source_id) as subscriber:
+        with Subscriber(endpoint, source_id, keys=keys) as subscriber:
             try:
                 for message in _results(subscriber, endpoint, count, timeout_s):
                     _say(_json_line(message) if as_json else _line(message))
