@@ -376,7 +376,7 @@ def test_the_truth_check_compares_in_one_frame_of_reference() -> None:
     fields = {
         field.name: np.zeros(len(inside), getattr(whole_packet, field.name).dtype)
         for field in dataclasses.fields(HostPacket)
-        if field.name not in ("info", "masks", "logits", "feedback", "names")
+        if field.name not in ("info", "masks", "logits", "feedback", "ring", "names")
     }
     packet = HostPacket(
         **{
