@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.report import parser, print_table, write_json
 from kpi.timing import FrameTimes, StageTimer
-from pipeline.chain import RESIDENT_STAGES
+from pipeline.chain import RESIDENT_STAGES, Wanted
 from pipeline.egress import Egress
 from pipeline.orchestrator import AuditPlan, Orchestrator
 from pipeline.tally import Tally
@@ -126,10 +126,10 @@ class SlowChain(FakeChain):
         time.sleep(self._period_s)
         return super().look(frame, times)
 
-    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> FakePending:
+    def finish(self, encoded: Encoded, times: FrameTimes, wanted: Wanted) -> FakePending:
         captured_ns = encoded.detections.frame.captured_ns
         self.ages.finish.append((time.monotonic_ns() - captured_ns) / 1e9)
-        return super().finish(encoded, times, masks)
+        return super().finish(encoded, times, wanted)
 
 
 class NoSink:

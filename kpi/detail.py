@@ -17,6 +17,7 @@ from kpi.events import (
     FrameSecond,
     HostCopies,
     PacketsSent,
+    PeersConnected,
     RunFinished,
     SamMaskOutput,
     Spread,
@@ -28,7 +29,7 @@ Lines = Iterable[tuple[float, Event]]
 """(Unix seconds, event)."""
 
 _PER_FRAME = (FramePublished, FrameDropped, SamMaskOutput)
-_FIGURES = (*_PER_FRAME, FrameSecond, DeviceSample, HostCopies, PacketsSent)
+_FIGURES = (*_PER_FRAME, FrameSecond, DeviceSample, HostCopies, PacketsSent, PeersConnected)
 
 
 class Detail(Protocol):

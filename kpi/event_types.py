@@ -18,6 +18,7 @@ from kpi.events import (
     ObjectDropped,
     ObjectRefused,
     PacketsSent,
+    PeersConnected,
     PromptEnded,
     RecorderState,
     RunFinished,
@@ -31,5 +32,5 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
-    *(HostCopies, PacketsSent, ControlCommands, ErrorRaised, EventsDropped),
+    *(HostCopies, PacketsSent, PeersConnected, ControlCommands, ErrorRaised, EventsDropped),
 )

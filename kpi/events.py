@@ -226,11 +226,24 @@ class HostCopies(Event):
 
 @dataclass(frozen=True, slots=True)
 class PacketsSent(Event):
-    """Result packets handed to the transport since the last such event."""
+    """Messages of one kind handed to the transport since the last such event."""
 
     event: ClassVar[str] = "packets_sent"
     packets: int
     packet_bytes: int
+    topic: str = "result"
+    """What stands before the slash of their topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeersConnected(Event):
+    """How many are connected to a socket, whatever they subscribe to; told once a second where it
+    changed."""
+
+    event: ClassVar[str] = "peers_connected"
+    socket: str
+    """Like "results"."""
+    peers: int
 
 
 @dataclass(frozen=True, slots=True)

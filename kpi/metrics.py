@@ -27,11 +27,13 @@ SECONDS = (
 PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 EXITS = (
     *(("h2d", "upload"), ("h2d", "prompt")),
-    *(("d2h", "header"), ("d2h", "egress"), ("d2h", "as_numpy")),
+    *(("d2h", "header"), ("d2h", "egress"), ("d2h", "as_numpy"), ("d2h", "picture")),
 )
 """(direction, where) of the named copies between host and device."""
 TOPICS = ("result", "state", "kpi", "frame", "openigtlink")
 """What stands before the slash of a topic."""
+SOCKETS = ("results",)
+"""Whose connections are counted."""
 ACTIONS = ("add", "reinit", "correct", "remove", "reset")
 """What a prompt may ask for."""
 
@@ -112,10 +114,12 @@ class Metrics:
         self.subscribers = {topic: subscribers.labels(source, topic) for topic in TOPICS}
         expected = self._gauge("subscribers_expected", "That should be there.", "source")
         expected.labels(source).set(expected_subscribers)
-        packets = self._counter("packets_sent", "Packets handed to the transport.", "source")
-        self.packets = packets.labels(source)
-        sent = self._counter("packet_bytes", "Bytes handed to the transport.", "source")
-        self.packet_bytes = sent.labels(source)
+        packets = self._counter("packets_sent", "Handed to the transport.", "source", "topic")
+        self.packets = {topic: packets.labels(source, topic) for topic in TOPICS}
+        sent = self._counter("packet_bytes", "Bytes of those.", "source", "topic")
+        self.packet_bytes = {topic: sent.labels(source, topic) for topic in TOPICS}
+        peers = self._gauge("peers", "Connected to a socket.", "source", "socket")
+        self.peers = {name: peers.labels(source, name) for name in SOCKETS}
         commands = self._counter("control_commands", "At the control channel.", "source", "outcome")
         self.commands = {end: commands.labels(source, end) for end in get_args(ControlOutcome)}
 

@@ -22,6 +22,7 @@ from kpi.events import (
     ObjectDropped,
     ObjectRefused,
     PacketsSent,
+    PeersConnected,
     PromptEnded,
     RecorderState,
     SourceStateChanged,
@@ -83,7 +84,13 @@ class PrometheusSink:
                 self._metrics.drops[event.reason].inc()
             case ObjectAdded() | ObjectDropped() | ObjectRefused() | PromptEnded():
                 self._objects(event)
-            case HostCopies() | PacketsSent() | SubscriberState() | ControlCommands():
+            case (
+                HostCopies()
+                | PacketsSent()
+                | PeersConnected()
+                | SubscriberState()
+                | ControlCommands()
+            ):
                 self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
@@ -133,7 +140,7 @@ class PrometheusSink:
                     prompts.inc()
 
     def _transport(
-        self, event: HostCopies | PacketsSent | SubscriberState | ControlCommands
+        self, event: HostCopies | PacketsSent | PeersConnected | SubscriberState | ControlCommands
     ) -> None:
         metrics = self._metrics
         match event:
@@ -143,8 +150,12 @@ class PrometheusSink:
                     copies.inc(event.copies)
                     metrics.copy_bytes[where].inc(event.copied_bytes)
             case PacketsSent():
-                metrics.packets.inc(event.packets)
-                metrics.packet_bytes.inc(event.packet_bytes)
+                if packets := self._find(metrics.packets, event.topic):
+                    packets.inc(event.packets)
+                    metrics.packet_bytes[event.topic].inc(event.packet_bytes)
+            case PeersConnected():
+                if gauge := self._find(metrics.peers, event.socket):
+                    gauge.set(event.peers)
             case ControlCommands():
                 for outcome, count in event.counts.items():
                     metrics.commands[outcome].inc(count)

@@ -19,6 +19,7 @@ from pipeline.build import (
     build_chain,
     build_cuda_ipc,
     build_openigtlink_out,
+    build_picture_tap,
     build_publisher,
 )
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
@@ -38,11 +39,15 @@ from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.copies import CopyCount
 from stages.curve import Reach
 from stages.local_sockets import is_open
+from stages.picture_tap import PictureTap
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
+
+Tap = Preview | Film | PictureTap | Snapshots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +65,8 @@ class Assembly:
     cuda_ipc: CudaIpc | None
     control: Control | None
     quality: QualityCheck | None
-    taps: tuple[Preview | Film | Snapshots, ...]
+    taps: tuple[Tap, ...]
+    pictures: PictureTap | None
     tally: Tally
     metrics: PrometheusSink
     http: HttpServer | None
@@ -74,6 +80,12 @@ class Assembly:
         told = (seen, self.publisher, self.openigtlink, self.cuda_ipc)
         outside = (*told, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
+
+    @property
+    def exits(self) -> tuple[CopyCount, ...]:
+        """Those behind the upload."""
+        pictures = () if self.pictures is None else (self.pictures.copies,)
+        return (*self.chain.copies, *pictures)
 
     @property
     def announcing(self) -> tuple[Announcing, ...]:
@@ -143,6 +155,7 @@ def assemble(
     publisher = build_publisher(config, source.source_id, names)
     if publisher is not None:
         stack.callback(publisher.close)
+    pictures = build_picture_tap(config, publisher, segmenter.identity)
     openigtlink = build_openigtlink_out(config, source.source_id, names)
     if openigtlink is not None:
         stack.callback(openigtlink.close)
@@ -173,7 +186,8 @@ def assemble(
         cuda_ipc=cuda_ipc,
         control=control,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
-        taps=_taps(config, folder, names, control),
+        taps=_taps(config, folder, names, pictures, control),
+        pictures=pictures,
         tally=tally,
         metrics=metrics,
         http=http,
@@ -182,9 +196,15 @@ def assemble(
 
 
 def _taps(
-    config: RunConfig, folder: RunFolder, names: tuple[str, ...], control: Control | None
-) -> tuple[Preview | Film | Snapshots, ...]:
-    taps: list[Preview | Film | Snapshots] = [] if control is None else [control.snapshots]
+    config: RunConfig,
+    folder: RunFolder,
+    names: tuple[str, ...],
+    pictures: PictureTap | None,
+    control: Control | None,
+) -> tuple[Tap, ...]:
+    taps: list[Tap] = [] if pictures is None else [pictures]
+    if control is not None:
+        taps.append(control.snapshots)
     if config.preview is not None:
         taps.append(Preview(folder.preview, config.preview.every, names))
         if config.preview.film_frames:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pipeline.chain import Chain
     from pipeline.config import RunConfig
     from stages.mask_ring import MaskRing
+    from stages.packets import Identity
+    from stages.picture_tap import PictureTap
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -27,6 +29,7 @@ __all__ = [
     "build_chain",
     "build_cuda_ipc",
     "build_openigtlink_out",
+    "build_picture_tap",
     "build_publisher",
     "tracker_bytes",
 ]  # fmt: skip
@@ -95,9 +98,11 @@ def build_chain(
     from stages.to_host import ToHost
 
     threshold, identity = config.mask_threshold, segmenter.identity
+    logits = config.results is not None and config.results.masks == "logits"
     if config.as_numpy:
         return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
-    return ResidentChain(detector, segmenter, Pack(threshold, identity), ToHost(device), ring)
+    pack = Pack(threshold, identity, logits)
+    return ResidentChain(detector, segmenter, pack, ToHost(device), ring)
 
 
 def build_publisher(
@@ -108,7 +113,26 @@ def build_publisher(
 
     if config.results is None:
         return None
-    return ZmqPublisher(config.results, source_id, class_names)
+    return ZmqPublisher(
+        config.results, source_id, class_names, mask_threshold=config.mask_threshold
+    )
+
+
+def build_picture_tap(
+    config: RunConfig, publisher: ZmqPublisher | None, identity: Identity
+) -> PictureTap | None:
+    """The tap for viewers; None where the configuration has none."""
+    from stages.picture_tap import PictureTap
+    from stages.wire import encode_picture
+
+    if config.pictures is None or publisher is None:
+        return None
+    return PictureTap(
+        config.pictures,
+        identity,
+        lambda: publisher.wants("frame"),
+        lambda info, jpeg: publisher.offer("frame", encode_picture(info, jpeg)),
+    )
 
 
 def build_openigtlink_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,6 +24,14 @@ from stages.to_host import ToHost
 
 RESIDENT_STAGES = ("detect", "encode", "segment", "pack", "to_host")
 LEGACY_STAGES = ("detect", "encode", "segment", "as_numpy", "pack")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of a result, beside its header, has a consumer on the host."""
+
+    masks: bool
+    logits: bool = False
 
 
 class Pending(Protocol):
@@ -58,8 +67,8 @@ class Chain(Protocol):
     def look(self, frame: Frame, times: FrameTimes) -> Encoded:
         """The first half of a frame's way, which depends on no other frame."""
 
-    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> Pending:
-        """The second half; `masks` asks for them on the host."""
+    def finish(self, encoded: Encoded, times: FrameTimes, wanted: Wanted) -> Pending:
+        """The second half; `wanted` is what else than the header shall reach the host."""
 
 
 class _Stages:
@@ -107,7 +116,7 @@ class ResidentChain(_Stages):
     def wait_slot(self, timeout_s: float) -> bool:
         return self._to_host.wait_slot(timeout_s)
 
-    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> Pending:
+    def finish(self, encoded: Encoded, times: FrameTimes, wanted: Wanted) -> Pending:
         frame = encoded.detections.frame
         with _stage(times, frame, "segment"):
             tracks = self.segmenter.segment(encoded)
@@ -116,7 +125,7 @@ class ResidentChain(_Stages):
             if self._ring is not None:
                 packet = self._ring.put(packet)
         with _stage(times, frame, "to_host"):
-            return self._to_host.submit(packet, masks)
+            return self._to_host.submit(packet, wanted.masks, wanted.logits)
 
 
 class LegacyChain(_Stages):
@@ -141,7 +150,7 @@ class LegacyChain(_Stages):
     def wait_slot(self, timeout_s: float) -> bool:
         return True
 
-    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> Pending:
+    def finish(self, encoded: Encoded, times: FrameTimes, wanted: Wanted) -> Pending:
         frame = encoded.detections.frame
         with _stage(times, frame, "segment"):
             tracks = self.segmenter.segment(encoded)

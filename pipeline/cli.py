@@ -85,15 +85,19 @@ def subscribe(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Give up after so many seconds without a packet.")
     ] = 10.0,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="A line a packet, also in a terminal.")
+    ] = False,
     key: OwnKey = None,
     server_key: ServerKey = None,
 ) -> None:
-    """Print what a run publishes; save its masks."""
+    """Show what a run publishes, in a terminal as a live table; save its masks."""
     from pipeline.reach import client_keys
     from pipeline.subscribe import subscribe as follow
 
     keys = client_keys(key, server_key)
-    raise typer.Exit(follow(endpoint, source, count, save, as_json, timeout, keys))
+    table = sys.stdout.isatty() and not lines
+    raise typer.Exit(follow(endpoint, source, count, save, as_json, timeout, table, keys))
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -28,6 +28,7 @@ from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
 from stages.curve import CurveConfig
 from stages.errors import ConfigError
+from stages.pictures_config import PicturesConfig
 from stages.registry import Registry
 from stages.sinks.cuda_ipc import CudaIpcConfig
 from stages.sinks.openigtlink_server import OpenIGTLinkServerConfig
@@ -119,6 +120,8 @@ class RunConfig(Section):
     curve: CurveConfig | None = None
     """Keys for every ZMQ socket of this run that has none of its own."""
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
+    pictures: PicturesConfig | None = None
+    """For viewers; without it no pixel leaves the run."""
     openigtlink_out: OpenIGTLinkServerConfig | None = None
     """Results for 3D Slicer; null: not offered."""
     cuda_ipc: CudaIpcConfig | None = None
@@ -127,6 +130,18 @@ class RunConfig(Section):
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
     preview: PreviewConfig | None = PreviewConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.as_numpy and self.results is not None and self.results.masks == "logits":
+            raise PydanticCustomError(
+                "as_numpy", "results.masks: got logits, expected another: as_numpy has none"
+            )
+        if self.pictures is not None and self.results is None:
+            raise PydanticCustomError(
+                "pictures", "pictures: results is null, expected a socket to send them by"
+            )
+        return self
 
     def as_yaml(self) -> str:
         """The resolved configuration, every default written out; loads back to the same."""

@@ -16,7 +16,7 @@ from kpi.timing import FrameTimes
 from pipeline.chain import Pending
 from pipeline.health import Heartbeat
 from pipeline.tally import FrameName, Tally
-from stages.base import Sink
+from stages.base import LogitsSink, Sink
 from stages.packets import HostPacket
 
 _POLL_S = 0.002
@@ -63,6 +63,11 @@ class Egress:
     def wants_masks(self) -> bool:
         """Whether any sink wants the masks of a frame submitted now."""
         return any(sink.wants_masks for sink in self._sinks)
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether any sink wants the logits of a frame submitted now."""
+        return any(isinstance(sink, LogitsSink) and sink.wants_logits for sink in self._sinks)
 
     def start(self) -> None:
         self._thread.start()

@@ -53,7 +53,7 @@ class FrameFlow:
         if parts.publisher is not None:
             publisher = parts.publisher
             parts.status.subscribers = lambda: publisher.subscribers
-        meter = Meter(lambda: (*self._grab.copies, *parts.chain.copies), parts.publisher)
+        meter = Meter(lambda: (*self._grab.copies, *parts.exits), parts.publisher)
         self._egress = _egress(parts, meter)
         counting = AuditPlan(config.audited_frames, "count")
         plan = AuditPlan(None, "raise") if options.audit else counting
@@ -121,7 +121,7 @@ class FrameFlow:
             grabbed=self._grab.grabbed,
             tally=parts.tally,
             audited=self._orchestrator.audited,
-            copies=(*self._grab.copies, *parts.chain.copies),
+            copies=(*self._grab.copies, *parts.exits),
             quality=parts.quality,
             error=error,
         )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from kpi import emit
-from kpi.events import HostCopies, PacketsSent
+from kpi.events import HostCopies, PacketsSent, PeersConnected
 from stages.copies import CopyCount
 from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import ZmqPublisher
@@ -25,6 +25,7 @@ class Meter:
         self._copies = copies
         self._publisher = publisher
         self._told: dict[str, tuple[int, int]] = {}
+        self._peers = 0
         self._due = time.monotonic() + _EVERY_S
 
     def write(self, packet: HostPacket) -> None:
@@ -46,9 +47,13 @@ class Meter:
                 emit(HostCopies(count.direction, count.where, copies, size))
         if self._publisher is not None:
             publisher = self._publisher
-            packets, size = self._new("results", publisher.packets_sent, publisher.bytes_sent)
-            if packets:
-                emit(PacketsSent(packets, size))
+            for kind, sent in publisher.sent.items():
+                packets, size = self._new(f"{kind}/", sent.messages, sent.sent_bytes)
+                if packets:
+                    emit(PacketsSent(packets, size, kind))
+            if publisher.peers != self._peers:
+                self._peers = publisher.peers
+                emit(PeersConnected("results", publisher.peers))
 
     def _new(self, name: str, number: int, size: int) -> tuple[int, int]:
         told_number, told_size = self._told.get(name, (0, 0))

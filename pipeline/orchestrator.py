@@ -18,7 +18,7 @@ import torch
 from kpi.timing import FrameTimes, StageTimer
 from pipeline.ahead import Ahead
 from pipeline.audit import ResidencyReport, residency_guard
-from pipeline.chain import Chain, frame_kind
+from pipeline.chain import Chain, Wanted, frame_kind
 from pipeline.egress import Egress
 from pipeline.health import Heartbeat
 from pipeline.inference_inputs import InferenceInputs, prepare_inference_inputs
@@ -193,9 +193,9 @@ class Orchestrator:
         item.times.goes_on()
         for tap in self._taps:
             tap.offer(item.encoded.detections.frame)
-        masks = self._egress.wants_masks
+        wanted = Wanted(self._egress.wants_masks, self._egress.wants_logits)
         pending = self._watched(
-            item.name, "finish", lambda: self._chain.finish(item.encoded, item.times, masks)
+            item.name, "finish", lambda: self._chain.finish(item.encoded, item.times, wanted)
         )
         if pending is not None:
             self._egress.submit(item.name, frame_kind(item.encoded), pending, item.times)

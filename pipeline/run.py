@@ -13,6 +13,7 @@ from rich.console import Console
 from kpi import emit
 from kpi.detail import make_detail
 from kpi.events import ErrorRaised, RecorderState, RunFinished, RunStarted
+from kpi.guarded import EventSink
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
 from pipeline.announcer import StateAnnouncer
@@ -21,6 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.device import gpu_identity, resolve_device, share_cores
 from pipeline.folder import RunFolder
 from pipeline.frame_flow import FrameFlow, RunOptions
+from pipeline.kpi_topic import KpiTopic
 from pipeline.signals import interruptible, stop_on_signals
 from pipeline.summary import (
     RunFacts,
@@ -91,8 +93,10 @@ def _logger(parts: Assembly) -> KpiLogger:
         keep=kpi.keep_files,
         detail=make_detail(kpi.detail, parts.source.source_id),
     )
-    told = StateAnnouncer(parts.announcing)
-    return KpiLogger([parts.metrics, parts.status.health, told, lines], flush_s=kpi.flush_s)
+    told: tuple[EventSink, ...] = (StateAnnouncer(parts.announcing),)
+    if parts.publisher is not None:
+        told = (*told, KpiTopic(parts.publisher, parts.source.source_id))
+    return KpiLogger([parts.metrics, parts.status.health, *told, lines], flush_s=kpi.flush_s)
 
 
 def _run_started(parts: Assembly) -> RunStarted:

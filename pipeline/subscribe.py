@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from stages.client import Subscriber
 from stages.curve_keys import ClientKeys
 from stages.errors import MaskstreamError
-from stages.wire import ObjectResult, ResultMessage
+from stages.wire import ObjectResult, ResultMessage, StateMessage
+
+_TROUBLES = ("stale", "frozen", "reconnecting")
 
 
 class _NoPacketError(MaskstreamError):
@@ -30,9 +33,11 @@ def subscribe(
     save_dir: Path | None = None,
     as_json: bool = False,
     timeout_s: float = 10.0,
+    table: bool = False,
     keys: ClientKeys | None = None,
 ) -> int:
-    """Print a line a packet until `count` of them, the end of the stream, or Ctrl-C.
+    """Print a line a packet until `count` of them, the end of the stream, or Ctrl-C; `table`: keep
+    one table of the newest instead. What the source says of itself goes to standard error.
 
     `save_dir` receives one PNG an object, `frame_<frame>_obj_<id>.png`, 0 or 255. Returns the
     exit code: 0, or 1 after one line on standard error where no packet came for `timeout_s`
@@ -42,10 +47,11 @@ def subscribe(
     try:
         with Subscriber(endpoint, source_id, keys=keys) as subscriber:
             try:
-                for message in _results(subscriber, endpoint, count, timeout_s):
-                    _say(_json_line(message) if as_json else _line(message))
-                    if save_dir is not None:
-                        unsaved += not _save_masks(message, save_dir)
+                with _shown(subscriber, as_json, table) as show:
+                    for message in _results(subscriber, endpoint, count, timeout_s):
+                        show(message)
+                        if save_dir is not None:
+                            unsaved += not _save_masks(message, save_dir)
             except KeyboardInterrupt:
                 pass
             finally:
@@ -62,22 +68,42 @@ def subscribe(
     return code
 
 
+@contextmanager
+def _shown(
+    subscriber: Subscriber, as_json: bool, table: bool
+) -> Iterator[Callable[[ResultMessage], None]]:
+    """How a result is shown."""
+    if as_json or not table:
+        yield lambda message: _say(_json_line(message) if as_json else _line(message))
+        return
+    from pipeline.subscribe_table import LiveTable
+
+    with LiveTable(subscriber) as live:
+        yield live.show
+
+
 def _results(
     subscriber: Subscriber, endpoint: str, count: int | None, timeout_s: float
 ) -> Iterator[ResultMessage]:
-    """Results until `count` of them or the end of the stream; raises `_NoPacketError`."""
+    """Results until `count` of them or the end of the stream; raises `_NoPacketError`. Tells on
+    the way that the source has a trouble."""
+    told: dict[str, str] = {}
     deadline = time.monotonic() + timeout_s
     while count is None or subscriber.received < count:
         message = subscriber.next_message(max(0.0, deadline - time.monotonic()))
         if isinstance(message, ResultMessage):
             yield message
             deadline = time.monotonic() + timeout_s
-        elif message is not None and message.state == "failed":
+        elif isinstance(message, StateMessage) and message.state == "failed":
             raise _NoPacketError(f"{message.source_id} at {endpoint} failed; see its run's log")
-        elif message is not None and message.state == "ended":
+        elif isinstance(message, StateMessage) and message.state == "ended":
             if subscriber.received == 0:
                 raise _NoPacketError(f"{message.source_id} at {endpoint} ended without a packet")
             return
+        elif isinstance(message, StateMessage):
+            if message.state in _TROUBLES and told.get(message.source_id) != message.state:
+                _complain(f"{message.source_id} is {message.state}")
+            told[message.source_id] = message.state
         elif message is None:
             states = sorted({state.state for state in subscriber.states.values()})
             heard = f"its state is {', '.join(states)}" if states else "no publisher answered"
@@ -111,7 +137,7 @@ def _json_line(message: ResultMessage) -> str:
         "size_hw": message.size_hw,
         "stale": message.stale,
         "identity": message.identity,
-        "masks": message.mask_rows is not None,
+        "masks": message.has_masks,
         "objects": [
             {key: None if value != value else value for key, value in asdict(item).items()}
             for item in message.objects
@@ -126,7 +152,7 @@ def _age_ms(message: ResultMessage) -> float:
 
 def _save_masks(message: ResultMessage, folder: Path) -> bool:
     """Whether the message carried masks to save."""
-    if message.mask_rows is None:
+    if not message.has_masks:
         return False
     folder.mkdir(parents=True, exist_ok=True)
     for row, item in enumerate(message.objects):

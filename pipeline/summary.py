@@ -162,6 +162,7 @@ def _host_copies(facts: RunFacts) -> dict[str, int]:
         "upload_h2d": named.get("upload", 0),
         "header_d2h": named.get("header", 0),
         "egress_d2h": named.get("egress", 0),
+        "picture_d2h": named.get("picture", 0),
     }
 
 

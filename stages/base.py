@@ -144,6 +144,14 @@ class PromptedSegmenter(Protocol):
         """Ask for something from any thread, without waiting; every ticket ends."""
 
 
+@runtime_checkable
+class LogitsSink(Protocol):
+    """A sink that may want the low-resolution logits as well, or instead of masks."""
+
+    wants_logits: bool
+    """As `Sink.wants_masks`; only where the configuration has packets carry logits."""
+
+
 class Sink(Protocol):
     """A consumer of finished packets, called by the egress thread only."""
 

@@ -10,7 +10,7 @@ from types import TracebackType
 import zmq
 
 from stages.curve_keys import ClientKeys
-from stages.errors import ConfigError
+from stages.errors import ConfigError, MaskstreamError
 from stages.wire import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -22,14 +22,23 @@ from stages.wire import (
 from stages.wire_envelope import Kind
 
 
+class StaleError(MaskstreamError):
+    """What is known of the stream is too old to act on; the next call may go on."""
+
+    def __init__(self, reason: str, message: ResultMessage | None = None) -> None:
+        super().__init__(reason)
+        self.message = message
+        """The result that came too late; None where none came."""
+
+
 class Subscriber:
-    """One SUB socket that counts what it missed. Use it from one thread.
+    """A subscription that counts what it missed. Use it from one thread.
 
     It may be made before the publisher is there, and finds it again after a loss of connection.
 
     `gaps` and `lost` count holes in `seq` and the packets in them, from the first packet received
-    on. A `seq` that falls back is a publisher that started afresh: counted in `restarts`, not as
-    a loss.
+    on. Another `run`, or a `seq` that falls back, is a publisher that started afresh: counted in
+    `restarts`, not as a loss. With `latest_only` what a newer result replaced counts as lost, too.
     """
 
     def __init__(
@@ -40,21 +49,19 @@ class Subscriber:
         topics: Sequence[Kind] = ("result", "state"),
         high_water_mark: int = 4,
         latest_only: bool = False,
+        stale_after_s: float | None = None,
         reconnect_ms: tuple[int, int] = (100, 5000),
         keys: ClientKeys | None = None,
     ) -> None:
         """`source_id` None takes every source of the endpoint.
 
-        `high_water_mark`: messages kept here while nobody receives. `latest_only` keeps one, the
-        newest (CONFLATE); a conflating socket takes a single topic, so use a second `Subscriber`
-        for the state. `reconnect_ms`: the first and the longest pause between attempts. `keys`:
-        for a publisher with CURVE.
+        `high_water_mark`: messages kept here while nobody receives. `latest_only` keeps one result,
+        the newest (CONFLATE); since a conflating socket takes a single topic, the state comes by a
+        second one. `stale_after_s`: see `receive`. `reconnect_ms`: the first and the longest pause
+        between attempts. `keys`: for a publisher with CURVE.
 
-        Raises `ConfigError` for an endpoint that is none, `ValueError` for `latest_only` with
-        several topics.
+        Raises `ConfigError` for an endpoint that is none.
         """
-        if latest_only and len(topics) != 1:
-            raise ValueError(f"latest_only takes one topic, got {tuple(topics)}")
         self.gaps = 0
         self.lost = 0
         self.received = 0
@@ -62,16 +69,22 @@ class Subscriber:
         self.states: dict[str, StateMessage] = {}
         """The last state of each source."""
         self._expected: dict[str, int] = {}
+        self._runs: dict[str, int] = {}
+        self._stale_after_s = stale_after_s
+        self._lively = time.monotonic()
+        self._one_socket = not latest_only
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
+        self._poller = zmq.Poller()
+        self._sockets: list[zmq.Socket[bytes]] = []
         try:
-            self._set_options(high_water_mark, latest_only, reconnect_ms)
-            for kind in topics:
-                every = f"{kind}/".encode()
-                self._socket.subscribe(every if source_id is None else topic(kind, source_id))
-            if keys is not None:
-                keys.give(self._socket)
-            self._socket.connect(endpoint)
+            for kinds in [(kind,) for kind in topics] if latest_only else [tuple(topics)]:
+                socket = self._subscribed(kinds, source_id)
+                conflate = latest_only and kinds in (("result",), ("frame",))
+                _set_options(socket, high_water_mark, conflate, reconnect_ms)
+                if keys is not None:
+                    keys.give(socket)
+                socket.connect(endpoint)
+                self._poller.register(socket, zmq.POLLIN)
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(
@@ -79,33 +92,82 @@ class Subscriber:
                 "(expected tcp://HOST:PORT or ipc://PATH)"
             ) from error
 
+    def _subscribed(self, kinds: Sequence[Kind], source_id: str | None) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.SUB)
+        self._sockets.append(socket)
+        for kind in kinds:
+            every = f"{kind}/".encode()
+            socket.subscribe(every if source_id is None else topic(kind, source_id))
+        return socket
+
     def receive(self, timeout_s: float | None = None) -> ResultMessage | None:
         """The next result, or None when none came in time; None as the time means for ever.
 
-        States that come meanwhile go to `states`. Raises `WireError` for a message that cannot
-        be read; the next call goes on with the one after it.
+        States that come meanwhile go to `states`; other kinds are passed over. Raises `WireError`
+        for a message that cannot be read; the next call goes on with the one after it.
+
+        With `stale_after_s`, raises `StaleError` instead of returning a result that is older than
+        that (by the publisher's Unix clock against this host's), or that itself says that it is
+        stale; and where for so long no live result came.
         """
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_s = deadline - time.monotonic()
+            until = deadline
+            if self._stale_after_s is not None:
+                until = min(deadline, self._lively + self._stale_after_s)
+            left_s = until - time.monotonic()
             message = self.next_message(None if math.isinf(left_s) else max(0.0, left_s))
-            if message is None or isinstance(message, ResultMessage):
-                return message
+            if isinstance(message, ResultMessage):
+                return self._live(message)
+            if message is None and until < deadline:
+                raise self._silence()
+            if message is None:
+                return None
 
     def next_message(self, timeout_s: float | None = None) -> Message | None:
-        """The next message of any kind; times and errors as in `receive`."""
+        """The next message of any kind, however old; raises `WireError` as `receive` does."""
         wait_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
-        if not self._socket.poll(wait_ms):
-            return None
-        message = decode(self._socket.recv(zmq.NOBLOCK))
+        ready = dict(self._poller.poll(wait_ms))
+        for socket in reversed(self._sockets):  # the state, where it has its own, before results
+            if socket in ready:
+                return self._counted(decode(socket.recv(zmq.NOBLOCK)))
+        return None
+
+    def _counted(self, message: Message) -> Message:
         if isinstance(message, ResultMessage):
+            self._begin(message)
             self._count_result(message)
-        else:
-            self._count_state(message)
+        elif isinstance(message, StateMessage):
+            if self._one_socket:
+                self._begin(message)
+            self.states[message.source_id] = message
+            if self._one_socket:
+                self._count_state(message)
         return message
 
+    def _live(self, message: ResultMessage) -> ResultMessage:
+        if self._stale_after_s is None:
+            return message
+        age_s = message.age_ns(time.time_ns()) / 1e9
+        if message.stale or age_s > self._stale_after_s:
+            says = ", and says so" if message.stale else ""
+            raise StaleError(
+                f"the result of frame {message.frame_id} is {age_s:.3f} s old{says} "
+                f"(expected at most {self._stale_after_s:g} s)",
+                message,
+            )
+        self._lively = time.monotonic()
+        return message
+
+    def _silence(self) -> StaleError:
+        self._lively = time.monotonic()
+        states = sorted({state.state for state in self.states.values()})
+        heard = f"the state is {', '.join(states)}" if states else "no publisher answered"
+        return StaleError(f"no live result for {self._stale_after_s:g} s: {heard}")
+
     def close(self) -> None:
-        self._socket.close(linger=0)
+        for socket in self._sockets:
+            socket.close(linger=0)
         self._context.term()
 
     def __iter__(self) -> Iterator[ResultMessage]:
@@ -124,6 +186,13 @@ class Subscriber:
     ) -> None:
         self.close()
 
+    def _begin(self, message: ResultMessage | StateMessage) -> None:
+        """What an earlier run of the publisher made is not to be waited for."""
+        if self._runs.setdefault(message.source_id, message.run) != message.run:
+            self._runs[message.source_id] = message.run
+            self.restarts += 1
+            self._expected.pop(message.source_id, None)
+
     def _count_result(self, message: ResultMessage) -> None:
         expected = self._expected.get(message.source_id, message.seq)
         if message.seq < expected:
@@ -134,7 +203,6 @@ class Subscriber:
 
     def _count_state(self, message: StateMessage) -> None:
         """A state follows the results made before it: those not here by now are lost."""
-        self.states[message.source_id] = message
         expected = self._expected.get(message.source_id)
         if expected is not None and message.last_seq is not None:
             self._count_gap(message.last_seq + 1 - expected)
@@ -145,20 +213,24 @@ class Subscriber:
             self.gaps += 1
             self.lost += missing
 
-    def _set_options(
-        self, high_water_mark: int, latest_only: bool, reconnect_ms: tuple[int, int]
-    ) -> None:
-        options = {
-            zmq.RCVHWM: high_water_mark,
-            zmq.CONFLATE: int(latest_only),
-            zmq.LINGER: 0,
-            zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
-            zmq.RECONNECT_IVL: reconnect_ms[0],
-            zmq.RECONNECT_IVL_MAX: reconnect_ms[1],
-            zmq.HEARTBEAT_IVL: 1000,
-            zmq.HEARTBEAT_TIMEOUT: 3000,
-            zmq.HEARTBEAT_TTL: 3000,
-            zmq.HANDSHAKE_IVL: 5000,
-        }
-        for option, value in options.items():
-            self._socket.setsockopt(option, value)
+
+def _set_options(
+    socket: zmq.Socket[bytes], high_water_mark: int, conflate: bool, reconnect_ms: tuple[int, int]
+) -> None:
+    options = {
+        zmq.RCVHWM: high_water_mark,
+        zmq.CONFLATE: int(conflate),
+        zmq.LINGER: 0,
+        zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
+        zmq.RECONNECT_IVL: reconnect_ms[0],
+        zmq.RECONNECT_IVL_MAX: reconnect_ms[1],
+        # No heartbeats: where a connecting socket's queue is full they end in an assertion of
+        # libzmq 4.3.5 (its issue 3937). The system's own find a dead peer in about 10 s.
+        zmq.TCP_KEEPALIVE: 1,
+        zmq.TCP_KEEPALIVE_IDLE: 4,
+        zmq.TCP_KEEPALIVE_INTVL: 2,
+        zmq.TCP_KEEPALIVE_CNT: 3,
+        zmq.HANDSHAKE_IVL: 5000,
+    }
+    for option, value in options.items():
+        socket.setsockopt(option, value)

@@ -12,7 +12,7 @@ class CopyCount:
 
     direction: Literal["h2d", "d2h"]
     where: str
-    """`upload`, `header`, `egress`, `as_numpy` or `prompt`."""
+    """`upload`, `header`, `egress`, `picture`, `as_numpy` or `prompt`."""
     copies: int = 0
     copied_bytes: int = 0
 

@@ -1,4 +1,4 @@
-"""The wire format, version 1: one result or state as one message (docs/wire.md).
+"""The wire format, version 1: what a run publishes, each as one message (docs/wire.md).
 
     topic (ASCII)  0x00  header length (uint32, little-endian)  header (JSON, UTF-8)  payload
 
@@ -10,40 +10,49 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.packets import HostPacket, PacketInfo
 from stages.ring_place import FIELD
-from stages.wire_decode import MAX_MASK_PIXELS, decode
+from stages.wire_checks import MAX_MASK_PIXELS
+from stages.wire_decode import decode
 from stages.wire_envelope import MAX_HEADER_BYTES, VERSION, envelope, topic
+from stages.wire_masks import Encoding, mask_arrays
 from stages.wire_messages import (
+    KpiMessage,
+    LogitsArray,
     MaskRow,
     Message,
     ObjectResult,
+    PictureMessage,
     ResultMessage,
     StateMessage,
     WireError,
 )
+from stages.wire_views import encode_kpi, encode_picture
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "VERSION",
+    "Encoding",
+    "KpiMessage",
+    "LogitsArray",
     "MaskRow",
     "Message",
     "ObjectResult",
+    "PictureMessage",
     "ResultMessage",
     "StateMessage",
     "WireError",
     "decode",
+    "encode_kpi",
+    "encode_picture",
     "encode_result",
     "encode_state",
     "topic",
 ]
-
-Encoding = Literal["bits", "none"]
 
 MAX_MESSAGE_BYTES = MAX_MASK_PIXELS // 8 + 2 * MAX_HEADER_BYTES
 
@@ -54,23 +63,27 @@ def encode_result(
     class_names: Sequence[str] = (),
     encoding: Encoding = "bits",
     *,
+    threshold: float = 0.0,
+    stale: bool = False,
+    run: int = 0,
     published_ns: int | None = None,
     published_unix_ns: int | None = None,
 ) -> bytes:
     """One packet as one message; the two clocks (monotonic, Unix) default to now.
 
-    Raises `ValueError` where masks are asked for and the packet carries none, `WireError` where
+    `threshold`: the logit above which a pixel is foreground, told beside logits. `stale`: also
+    where the packet does not say so itself. `run`: 0..2**52, of the publisher's life. Raises
+    `ValueError` where masks or logits are asked for and the packet carries none, `WireError` where
     the header outgrows what a reader accepts.
     """
-    arrays: list[dict[str, object]] = []
-    payload: list[bytes] = []
-    if encoding == "bits":
-        arrays, payload = _mask_array(packet)
+    array = mask_arrays(packet, encoding, threshold)
+    arrays, payload = ([], []) if array is None else ([array[0]], array[1])
     header = {
         "version": VERSION,
         "kind": "result",
+        "run": run,
         "seq": seq,
-        **_info(packet.info),
+        **_info(packet.info, stale),
         "published_ns": time.monotonic_ns() if published_ns is None else published_ns,
         "published_unix_ns": time.time_ns() if published_unix_ns is None else published_unix_ns,
         "objects": _objects(packet, class_names),
@@ -87,12 +100,14 @@ def encode_state(
     last_seq: int | None,
     class_names: Sequence[str],
     *,
+    run: int = 0,
     published_unix_ns: int | None = None,
 ) -> bytes:
     """The state message of a source; `last_seq` is None before the first result."""
     header = {
         "version": VERSION,
         "kind": "state",
+        "run": run,
         "source_id": source_id,
         "epoch": epoch,
         "state": state,
@@ -103,7 +118,7 @@ def encode_state(
     return envelope("state", source_id, header, [])
 
 
-def _info(info: PacketInfo) -> dict[str, object]:
+def _info(info: PacketInfo, stale: bool) -> dict[str, object]:
     pose = info.pose if info.pose is not None and np.isfinite(info.pose).all() else None
     return {
         "source_id": info.source_id,
@@ -115,7 +130,7 @@ def _info(info: PacketInfo) -> dict[str, object]:
         "size_hw": list(info.size_hw),
         "spacing_mm": None if info.spacing_mm is None else list(info.spacing_mm),
         "pose": None if pose is None else pose.ravel().tolist(),
-        "stale": info.stale,
+        "stale": stale or info.stale,
         "identity": info.identity,
     }
 
@@ -156,38 +171,3 @@ def _objects(packet: HostPacket, class_names: Sequence[str]) -> list[dict[str, o
 def _numbers(values: NDArray[np.float32]) -> list[float | None]:
     """The shortest decimals that read back as the same float32; null for what is not finite."""
     return [float(str(value)) if np.isfinite(value) else None for value in values]
-
-
-def _mask_array(packet: HostPacket) -> tuple[list[dict[str, object]], list[bytes]]:
-    """The `masks` entry and its bytes: each mask cut to the whole byte columns around its box,
-    whose place is told in the full picture.
-
-    Cutting at byte columns copies packed bytes as they are, with no shifting of bits.
-    """
-    if packet.masks is None:
-        raise ValueError("this packet carries no masks to send")
-    height, width = packet.info.size_hw
-    (top, left), inner = packet.info.window.origin_yx, packet.info.window.size_hw[1]
-    rows: list[dict[str, object]] = []
-    payload: list[bytes] = []
-    offset = 0
-    for mask, (x1, y1, x2, y2) in zip(packet.masks, packet.mask_boxes_xyxy.tolist(), strict=True):
-        if x1 == x2:  # empty: its box is that of no place, also in a region
-            x1 = x2 = left
-            y1 = y2 = top
-        first, last = (x1 - left) // 8, -((left - x2) // 8)
-        cut = mask[y1 - top : y2 - top, first:last].tobytes()
-        box = [left + 8 * first, y1, left + min(8 * last, inner), y2]
-        rows.append({"box": box, "offset": offset, "bytes": len(cut)})
-        payload.append(cut)
-        offset += len(cut)
-    entry: dict[str, object] = {
-        "name": "masks",
-        "dtype": "bool",
-        "shape": [len(rows), height, width],
-        "encoding": "bits",
-        "offset": 0,
-        "bytes": offset,
-        "rows": rows,
-    }
-    return [entry], payload

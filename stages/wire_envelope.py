@@ -12,13 +12,13 @@ import struct
 from collections.abc import Sequence
 from typing import Literal
 
-from stages.wire_messages import WireError
+from stages.wire_masks import WireError
 
 VERSION = 1
 MAX_TOPIC_BYTES = 160
 MAX_HEADER_BYTES = 1 << 20
 
-Kind = Literal["result", "state", "frame"]
+Kind = Literal["result", "state", "kpi", "frame"]
 
 
 def topic(kind: Kind, source_id: str) -> bytes:

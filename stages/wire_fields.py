@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 
-from stages.wire_messages import WireError
+from stages.wire_masks import WireError
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 MAX_TEXT = 128

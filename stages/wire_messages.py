@@ -7,21 +7,27 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import MaskstreamError
 from stages.packets import Identity
+from stages.wire_masks import Box, LogitsArray, MaskRow, WireError, mask_of_logits, mask_of_row
 
-Box = tuple[int, int, int, int]
-"""x1, y1, x2, y2 in frame pixels, half-open: columns x1..x2-1, rows y1..y2-1."""
-
-
-class WireError(MaskstreamError):
-    """A message cannot be read, or cannot be made."""
+__all__ = [
+    "Box",
+    "KpiMessage",
+    "LogitsArray",
+    "MaskRow",
+    "Message",
+    "ObjectResult",
+    "PictureMessage",
+    "ResultMessage",
+    "StateMessage",
+    "WireError",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectResult:
-    """One object of a result. It is the same object as another one only where source_id, epoch
-    and id all agree, and the message's `identity` is `tracked`."""
+    """One object of a result. It is the same object as another one only where source_id, run,
+    epoch and id all agree, and the message's `identity` is `tracked`."""
 
     id: int
     class_id: int
@@ -42,17 +48,6 @@ class ObjectResult:
     """None where the frame has no pixel spacing."""
     centroid: tuple[float, float]
     """(x, y), mean of the mask's pixel centres, frame pixels."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaskRow:
-    """Where one object's mask lies in the payload; pixels outside `box` are background."""
-
-    box: Box
-    offset: int
-    """Bytes from the start of the payload."""
-    size: int
-    """Bytes: (y2 - y1) rows of ceil((x2 - x1) / 8)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,11 +72,21 @@ class ResultMessage:
     pose: NDArray[np.float64] | None
     """(4, 4) image to world."""
     stale: bool
+    """Too old to be taken for live when it was published, or of an epoch that was over."""
     identity: Identity
     objects: tuple[ObjectResult, ...]
     mask_rows: tuple[MaskRow, ...] | None
-    """One an object; None where the message carries no masks."""
+    """One an object; None where the message carries no masks, or logits instead."""
     payload: memoryview = field(repr=False)
+    logits_array: LogitsArray | None = None
+    """Where the logits lie that came instead of masks."""
+    run: int = 0
+    """Of the publisher's life: another run's objects are others, though epoch and id be equal."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether `mask` and `masks` have something to unpack."""
+        return self.mask_rows is not None or self.logits_array is not None
 
     def age_ns(self, now_unix_ns: int) -> int:
         """Nanoseconds from the picture's capture to `now_unix_ns` on the publisher's Unix clock.
@@ -92,30 +97,35 @@ class ResultMessage:
         return self.published_ns - self.captured_ns + now_unix_ns - self.published_unix_ns
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """bool (H, W) mask of `objects[row]`; raises `ValueError` where there are no masks."""
+        """bool (H, W) mask of `objects[row]`, unpacked by this call; raises `ValueError` where
+        there are no masks, `WireError` where the message lied about one."""
         out = np.zeros(self.size_hw, np.bool_)
-        self._unpack(self._rows()[row], out)
+        self._unpack(row, out)
         return out
 
     def masks(self) -> NDArray[np.bool_]:
-        """bool (n, H, W), a row an object; raises `ValueError` where there are no masks."""
-        rows = self._rows()
-        out = np.zeros((len(rows), *self.size_hw), np.bool_)
-        for row, plane in zip(rows, out, strict=True):
+        """bool (n, H, W), a row an object; errors as in `mask`."""
+        if not self.has_masks:
+            raise ValueError("this message carries no masks")
+        out = np.zeros((len(self.objects), *self.size_hw), np.bool_)
+        for row, plane in enumerate(out):
             self._unpack(row, plane)
         return out
 
-    def _rows(self) -> tuple[MaskRow, ...]:
-        if self.mask_rows is None:
-            raise ValueError("this message carries no masks")
-        return self.mask_rows
+    def logits(self) -> NDArray[np.float32]:
+        """float32 (n, h, w), a row an object, a view of the message; what they cover of the picture
+        stands in `logits_array`. Raises `ValueError` where there are none."""
+        if self.logits_array is None:
+            raise ValueError("this message carries no logits")
+        return self.logits_array.read(self.payload)
 
-    def _unpack(self, row: MaskRow, out: NDArray[np.bool_]) -> None:
-        if row.size == 0:
-            return
-        x1, y1, x2, y2 = row.box
-        packed = np.frombuffer(self.payload, np.uint8, row.size, row.offset).reshape(y2 - y1, -1)
-        out[y1:y2, x1:x2] = np.unpackbits(packed, axis=1, count=x2 - x1).view(np.bool_)
+    def _unpack(self, row: int, out: NDArray[np.bool_]) -> None:
+        if self.mask_rows is not None:
+            mask_of_row(self.mask_rows[row], self.payload, out)
+        elif self.logits_array is not None:
+            mask_of_logits(self.logits()[row], self.logits_array, out)
+        else:
+            raise ValueError("this message carries no masks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,41 @@ class StateMessage:
     """`seq` of the last result made; None before the first."""
     class_names: tuple[str, ...]
     published_unix_ns: int
+    run: int = 0
+    """As in a result."""
 
 
-Message = ResultMessage | StateMessage
+@dataclass(frozen=True, slots=True)
+class KpiMessage:
+    """One event of the run, or the figures of one second."""
+
+    source_id: str
+    event: str
+    """Its name, as in `kpi.jsonl`."""
+    published_unix_ns: int
+    line: bytes
+    """The event as one JSON object, as a line of `kpi.jsonl`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureMessage:
+    """A picture for viewers, made of a frame that was taken in."""
+
+    source_id: str
+    epoch: int
+    frame_id: int
+    """That of the result of the same frame."""
+    captured_ns: int
+    """The publisher's monotonic clock, as is `published_ns`."""
+    captured_unix_ns: int | None
+    published_ns: int
+    published_unix_ns: int
+    size_hw: tuple[int, int]
+    """Of the source's full picture."""
+    box: Box
+    """What of it the picture shows: its region, where one was configured."""
+    jpeg: memoryview = field(repr=False)
+    """A JPEG file (JFIF), in colour, as large as `box`."""
+
+
+Message = ResultMessage | StateMessage | KpiMessage | PictureMessage

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 from result_packets import random_packet, wait_until
 
 from pipeline.subscribe import subscribe
-from stages.client import Subscriber
+from stages.client import StaleError, Subscriber
 from stages.errors import ConfigError
 from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import ZmqPublisher, ZmqPublisherConfig
@@ -53,7 +54,7 @@ def big_packet() -> HostPacket:
 
 
 def connected(publisher: ZmqPublisher) -> None:
-    wait_until(lambda: min(publisher._counts.values()) == 1, publisher.poll)
+    wait_until(lambda: publisher.subscribers == 1 and publisher.wants("state"), publisher.poll)
 
 
 def test_results_in_order_with_masks_and_state(publisher: ZmqPublisher) -> None:
@@ -184,8 +185,86 @@ def test_only_the_latest(publisher: ZmqPublisher) -> None:
         assert got is not None
         assert got.seq == 19
         assert latest.receive(0.05) is None
-    with pytest.raises(ValueError, match="one topic"):
-        Subscriber(publisher.endpoint, latest_only=True)
+
+
+def test_the_latest_and_the_state_by_sockets_of_their_own(publisher: ZmqPublisher) -> None:
+    with Subscriber(publisher.endpoint, "cam1", latest_only=True) as latest:
+        connected(publisher)
+        for frame in range(20):
+            write(publisher, frame)
+            publisher.poll()
+        wait_until(lambda: "cam1" in latest.states, lambda: latest.next_message(0.05))
+        threading.Event().wait(0.2)
+        got = latest.receive(5.0)
+        while (newer := latest.receive(0.1)) is not None:
+            got = newer
+        assert got is not None
+        assert got.seq == 19
+        publisher.announce("stale", 0)
+        publisher.poll()
+        wait_until(
+            lambda: latest.states["cam1"].state == "stale", lambda: latest.next_message(0.05)
+        )
+        assert latest.restarts == 0, "a state that overtakes results is no restart"
+
+
+# --- never an old result as new ---------------------------------------------------------------
+
+
+def aged(frame: int, age_s: float) -> HostPacket:
+    packet, _ = random_packet(np.random.default_rng(frame), 1, SIZE, frame_id=frame)
+    captured = time.monotonic_ns() - int(age_s * 1e9)
+    return dataclasses.replace(packet, info=dataclasses.replace(packet.info, captured_ns=captured))
+
+
+def test_a_result_that_is_old_is_an_error_and_the_next_is_not(publisher: ZmqPublisher) -> None:
+    with (
+        Subscriber(publisher.endpoint, "cam1", stale_after_s=20.0) as wary,
+        Subscriber(publisher.endpoint, "cam1", topics=("result",)) as careless,
+    ):
+        wait_until(lambda: publisher.subscribers == 2, publisher.poll)
+        publisher.write(aged(0, 30.0))
+        with pytest.raises(StaleError, match=r"frame 0 is 3\d\.\d+ s old, and says so") as caught:
+            wary.receive(5.0)
+        assert caught.value.message is not None
+        assert caught.value.message.frame_id == 0
+        publisher.write(aged(1, 0.0))
+        got = wary.receive(5.0)
+        assert got is not None
+        assert (got.frame_id, got.stale) == (1, False)
+        control = careless.receive(5.0)
+        assert control is not None
+        assert control.stale, "who asks for nothing is given it, and can see"
+
+
+def test_age_counts_up_to_the_reading() -> None:
+    old = time.time_ns() - 30 * 10**9
+    with (
+        bare_publisher() as (socket, endpoint),
+        Subscriber(endpoint, "cam1", stale_after_s=20.0) as subscriber,
+    ):
+        socket.recv()
+        socket.recv()
+        packet, _ = random_packet(np.random.default_rng(0), 1, SIZE)
+        socket.send(encode_result(packet, 0, published_unix_ns=old))
+        with pytest.raises(StaleError, match=r"frame 0 is 3\d\.\d+ s old \("):
+            subscriber.receive(5.0)
+
+
+def test_silence_is_stale_and_says_what_the_state_is(publisher: ZmqPublisher) -> None:
+    with Subscriber(publisher.endpoint, "cam1", stale_after_s=0.3) as subscriber:
+        assert subscriber.receive(0.01) is None, "not yet"
+        with pytest.raises(StaleError, match=r"no live result for 0\.3 s: no publisher answered"):
+            subscriber.receive()
+        connected(publisher)
+        publisher.announce("stale", 0)
+        publisher.poll()
+        wait_until(lambda: "cam1" in subscriber.states, lambda: subscriber.next_message(0.05))
+        with pytest.raises(StaleError, match="the state is stale"):
+            subscriber.receive(5.0)
+        publisher.write(aged(0, 30.0))
+        with pytest.raises(StaleError, match="says so"):
+            subscriber.receive(5.0)
 
 
 def test_it_may_come_first_and_finds_a_publisher_that_came_back(tmp_path: Path) -> None:
@@ -196,7 +275,7 @@ def test_it_may_come_first_and_finds_a_publisher_that_came_back(tmp_path: Path) 
             publisher = publish(endpoint)
             # libzmq renews subscriptions from within the subscriber's own calls.
             wait_until(
-                lambda publisher=publisher: min(publisher._counts.values()) == 1,
+                lambda publisher=publisher: publisher.subscribers == 1 and publisher.wants("state"),
                 lambda publisher=publisher: (publisher.poll(), subscriber.receive(0.0)),
             )
             for frame in range(3):
@@ -204,6 +283,24 @@ def test_it_may_come_first_and_finds_a_publisher_that_came_back(tmp_path: Path) 
                 assert subscriber.receive(5.0) is not None
             publisher.close()
         assert (subscriber.received, subscriber.lost, subscriber.restarts) == (6, 0, 1)
+
+
+def test_another_run_is_a_restart_though_its_seq_has_gone_further() -> None:
+    def sent(seq: int, run: int) -> bytes:
+        packet, _ = random_packet(np.random.default_rng(0), 1, (5, 5))
+        return encode_result(packet, seq, run=run)
+
+    with bare_publisher() as (socket, endpoint), Subscriber(endpoint, "cam1") as subscriber:
+        socket.recv()
+        socket.recv()
+        state = encode_state("cam1", 0, "streaming", 70, (), run=3)
+        for one in (sent(4, 1), sent(5, 1), sent(60, 2), sent(61, 2), state, sent(71, 3)):
+            socket.send(one)
+            assert subscriber.next_message(5.0) is not None
+        assert (subscriber.received, subscriber.lost, subscriber.restarts) == (5, 0, 2)
+        socket.send(sent(73, 3))
+        assert subscriber.receive(5.0) is not None
+        assert (subscriber.lost, subscriber.restarts) == (1, 2)
 
 
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://127.0.0.1", "udp://127.0.0.1:5", ""])
@@ -283,6 +380,32 @@ def test_subscribe_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert [item["id"] for item in packets[0]["objects"]] == want.object_ids.tolist()
     assert [item["area_px"] for item in packets[0]["objects"]] == want.area_px.tolist()
     assert err == "3 packets, 0 lost\n"
+
+
+def test_subscribe_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    publisher = publish()
+    with running(publisher, paced(publisher, range(5))):
+        assert subscribe(publisher.endpoint, "cam1", timeout_s=30.0, table=True) == 0
+    shown = capsys.readouterr().out
+    assert "cam1 epoch 0 frame 4" in shown
+    for item in random_packet(np.random.default_rng(4), 2, SIZE, frame_id=4)[0].area_px:
+        assert f"{item} px" in shown
+    assert shown.endswith("5 packets, 0 lost\n")
+
+
+def test_subscribe_tells_what_troubles_the_source(capsys: pytest.CaptureFixture[str]) -> None:
+    publisher = publish()
+
+    def run() -> None:
+        for state in ("streaming", "stale", "stale", "reconnecting", "streaming"):
+            publisher.announce(state, 0)
+            publisher.poll()
+        write(publisher, 0)
+
+    with running(publisher, run):
+        assert subscribe(publisher.endpoint, "cam1", timeout_s=30.0) == 0
+    err = capsys.readouterr().err
+    assert err == "cam1 is stale\ncam1 is reconnecting\n"
 
 
 def test_subscribe_reports_losses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from kpi.events import ErrorRaised, Event, FrameDropped, FramePublished
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 from kpi.timing import FrameTimes, StageTimer
-from pipeline.chain import RESIDENT_STAGES
+from pipeline.chain import RESIDENT_STAGES, Wanted
 from pipeline.egress import Egress
 from pipeline.orchestrator import AuditPlan, Orchestrator
 from pipeline.tally import FrameName, Tally
@@ -115,7 +115,7 @@ class FakeChain:
         with times.stage("encode"):
             return Encoded(detections, features=None)
 
-    def finish(self, encoded: Encoded, times: FrameTimes, masks: bool) -> FakePending:
+    def finish(self, encoded: Encoded, times: FrameTimes, wanted: Wanted) -> FakePending:
         frame = encoded.detections.frame
         with times.stage("segment"):
             if self._half == "finish":

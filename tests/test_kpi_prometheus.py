@@ -267,8 +267,8 @@ def test_copies_subscribers_packets() -> None:
     assert value(sink, "host_copy_bytes_total", direction="d2h", where="header") == 122880
     assert value(sink, "host_copies_total", direction="d2h", where="as_numpy") == 0
     assert value(sink, "subscribers", source="cam", topic="result") == 2
-    assert value(sink, "packets_sent_total", source="cam") == 2
-    assert value(sink, "packet_bytes_total", source="cam") == 1500
+    assert value(sink, "packets_sent_total", source="cam", topic="result") == 2
+    assert value(sink, "packet_bytes_total", source="cam", topic="result") == 1500
 
 
 def test_what_a_device_cannot_tell_is_absent() -> None:
@@ -440,7 +440,7 @@ def test_no_label_holds_an_id_of_a_frame_or_an_object() -> None:
     versions = {"version", "torch"}
     assert keys - versions == {
         *("source", "outcome", "reason", "stage", "clock", "span", "le", "direction", "where"),
-        *("topic", "action", "kind", "gpu"),
+        *("topic", "socket", "action", "kind", "gpu"),
     }
     assert b"# {" not in sink.render(), "no exemplars"
 

@@ -16,7 +16,9 @@ from result_packets import random_packet, wait_until
 
 from kpi.emit import current_logger
 from kpi.events import Event, SourceState, SubscriberState
+from stages.client import Subscriber
 from stages.errors import ConfigError
+from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import PublishError, ZmqPublisher, ZmqPublisherConfig
 from stages.wire import ResultMessage, StateMessage, decode, topic
 
@@ -68,7 +70,7 @@ def test_results_arrive_and_masks_only_once_someone_listens(
     assert isinstance(got, ResultMessage)
     assert (got.seq, got.frame_id) == (1, 1)  # the packet nobody heard was counted too
     assert got.masks().shape == (2, 20, 30)
-    assert publisher.packets_sent == 2
+    assert publisher.sent["result"].messages == 2
     socket.close()
     wait_until(lambda: not publisher.wants_masks, publisher.poll)
     assert publisher.subscribers == 0
@@ -81,7 +83,7 @@ def test_bytes_sent_counts_the_messages(
     wait_until(lambda: publisher.subscribers == 1, publisher.poll)
     for seq in range(3):
         write(publisher, seq)
-    assert publisher.bytes_sent == sum(len(socket.recv()) for _ in range(3))
+    assert publisher.sent["result"].sent_bytes == sum(len(socket.recv()) for _ in range(3))
 
 
 @pytest.mark.parametrize(
@@ -231,6 +233,35 @@ def test_a_result_of_before_does_not_hide_what_the_source_says(
     assert (seen.state, seen.last_seq) == (state, 0)
 
 
+def stale_of(packet: HostPacket, publisher: ZmqPublisher, socket: zmq.Socket[bytes]) -> bool:
+    publisher.write(packet)
+    got = decode(socket.recv())
+    assert isinstance(got, ResultMessage)
+    return got.stale
+
+
+def test_what_is_old_or_of_an_epoch_that_is_over_says_so(
+    publisher: ZmqPublisher, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    socket = listen(context, publisher.endpoint, topic("result", "cam1"))
+    wait_until(lambda: publisher.subscribers == 1, publisher.poll)
+
+    def packet(age_s: float = 0.0, epoch: int = 0) -> HostPacket:
+        made, _ = random_packet(np.random.default_rng(0), 1, (20, 30))
+        captured = time.monotonic_ns() - int(age_s * 1e9)
+        info = dataclasses.replace(made.info, captured_ns=captured, epoch=epoch)
+        return dataclasses.replace(made, info=info)
+
+    assert not stale_of(packet(), publisher, socket)
+    assert stale_of(packet(age_s=1.1), publisher, socket)
+    assert not stale_of(packet(), publisher, socket)
+    publisher.announce("streaming", 1)
+    assert stale_of(packet(), publisher, socket), "the source is in epoch 1 by now"
+    assert not stale_of(packet(epoch=1), publisher, socket)
+    assert not stale_of(packet(epoch=2), publisher, socket)
+    assert stale_of(packet(epoch=1), publisher, socket)
+
+
 def test_a_failure_is_the_last_word(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     publisher = ZmqPublisher(ZmqPublisherConfig(endpoint=ANY_PORT), "cam1", ())
     socket = listen(context, publisher.endpoint, b"state/")
@@ -243,6 +274,23 @@ def test_a_failure_is_the_last_word(context: zmq.Context[zmq.Socket[bytes]]) -> 
         states.append(decode(socket.recv()))
     assert isinstance(states[-1], StateMessage)
     assert states[-1].state == "failed"
+
+
+def test_every_publisher_is_a_run_of_its_own() -> None:
+    def run() -> int:
+        publisher = ZmqPublisher(ZmqPublisherConfig(endpoint=ANY_PORT), "cam1", ())
+        with Subscriber(publisher.endpoint, "cam1") as listener:
+            wait_until(lambda: publisher.subscribers == 1, publisher.poll)
+            write(publisher, 0)
+            got = listener.receive(5.0)
+            assert got is not None
+            publisher.poll()
+            wait_until(lambda: "cam1" in listener.states, lambda: listener.next_message(0.1))
+            assert listener.states["cam1"].run == got.run
+        publisher.close()
+        return got.run
+
+    assert len({run() for _ in range(3)}) == 3
 
 
 def test_cam1_does_not_hear_cam10(context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -287,7 +335,7 @@ def test_junk_from_a_peer_changes_nothing(publisher: ZmqPublisher) -> None:
         for junk in (b"", b"\x02", b"junk", b"\x00nothing/like/it", b"\x01" + b"x" * 500):
             peer.send(junk)
         peer.send(b"\x01state/cam1\0")
-        wait_until(lambda: publisher._counts["state"] == 1, publisher.poll)
+        wait_until(lambda: publisher.wants("state"), publisher.poll)
         assert publisher.subscribers == 1
         peer.send(b"\x01" + b"x" * 5000)  # over MAXMSGSIZE: libzmq drops the connection
         wait_until(lambda: publisher.subscribers == 0, publisher.poll)
@@ -367,6 +415,6 @@ def test_names_that_no_reader_would_take_are_refused(
 
 
 def test_the_configuration_is_bounded() -> None:
-    for wrong in ({"hwm": 0}, {"hwm": 1001}, {"masks": "rle"}, {"linger_ms": -1}, {"port": 1}):
+    for wrong in ({"hwm": 0}, {"hwm": 1001}, {"masks": "png"}, {"linger_ms": -1}, {"port": 1}):
         with pytest.raises(ValidationError):
             ZmqPublisherConfig.model_validate(wrong)

@@ -236,8 +236,8 @@ def put(*path: str | int) -> Callable[[Any, Any], None]:
         (["objects", 0, "area_px"], 13 * 21 + 1, "area_px"),
         (["arrays"], None, "arrays"),
         (["arrays", 0, "dtype"], "object", "dtype: got 'object'"),
-        (["arrays", 0, "dtype"], "float32", "one array of bool as bits"),
-        (["arrays", 0, "encoding"], "rle", "one array of bool as bits"),
+        (["arrays", 0, "dtype"], "float32", "expected bool as bits or rle"),
+        (["arrays", 0, "encoding"], "raw", "expected bool as bits or rle"),
         (["arrays", 0, "shape"], [2, 13, 22], "shape"),
         (["arrays", 0, "shape"], [3, 13, 21], "shape"),
         (["arrays", 0, "offset"], 10**6, "offset"),
@@ -281,8 +281,8 @@ def test_an_array_must_lie_in_the_payload_whatever_its_name() -> None:
         (b"x\0" + struct.pack("<I", 100_000) + b"[" * 100_000, "not JSON"),
         (b"x\0" + struct.pack("<I", 2**21) + b" " * 2**21, "header of 2097152 bytes"),
         (
-            b"kpi/a\0" + struct.pack("<I", 42) + b'{"version":1,"kind":"kpi","source_id":"a"}',
-            "'kpi'",
+            b"log/a\0" + struct.pack("<I", 42) + b'{"version":1,"kind":"log","source_id":"a"}',
+            "'log'",
         ),
     ],
 )

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import zmq
 from pydantic import Field
 
-from kpi.emit import emit
-from kpi.events import SourceState, SubscriberState
+from kpi.events import SourceState
 from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
-from stages.wire import WireError, decode, encode_result, encode_state, topic
+from stages.sinks.outbox import Outbox, Sent
+from stages.sinks.peers import Peers
+from stages.sinks.subscriptions import KINDS, Subscriptions
+from stages.wire import Encoding, WireError, decode, encode_result, encode_state
 from stages.wire_envelope import Kind
 
 STATE_EVERY_S = 1.0
+ALONE_S = 1.0
+"""With nobody connected for so long, nobody subscribes, whatever was counted."""
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
-MAX_READS_A_POLL = 256
-"""So that a flood of subscriptions cannot hold up the results."""
 
 
 class PublishError(MaskstreamError):
@@ -40,7 +42,11 @@ class ZmqPublisherConfig(Reach):
     mode 0700. Beyond this host with `curve` alone."""
     hwm: int = Field(default=4, ge=1, le=1000)
     """Messages kept for a slow subscriber; what comes after is lost to that one alone."""
-    masks: Literal["bits", "none"] = "bits"
+    masks: Encoding = "bits"
+    """How masks are sent: `bits` (1 a pixel, cut to the object), `rle` (run lengths, COCO's),
+    `logits` (low-resolution float32 instead of masks), or `none`."""
+    stale_after_s: float = Field(default=1.0, gt=0, le=60)
+    """A result that is older when it is published says that it is stale."""
     linger_ms: int = Field(default=500, ge=0, le=10_000)
     """How long `close` may go on delivering."""
     expect_subscribers: int = Field(default=0, ge=0, le=1000)
@@ -63,24 +69,31 @@ class ZmqPublisher:
     """
 
     def __init__(
-        self, config: ZmqPublisherConfig, source_id: str, class_names: Sequence[str]
+        self,
+        config: ZmqPublisherConfig,
+        source_id: str,
+        class_names: Sequence[str],
+        *,
+        mask_threshold: float = 0.0,
     ) -> None:
-        """Bind. Raises `ConfigError` for an endpoint beyond this host and for names that cannot
-        be sent, `PublishError` where the endpoint cannot be bound."""
+        """Bind. `mask_threshold`: the logit above which a pixel is foreground. Raises `ConfigError`
+        for an endpoint beyond this host and for names that cannot be sent, `PublishError` where
+        the endpoint cannot be bound."""
         self._config = config
         self._source_id = source_id
         self._class_names = tuple(class_names)
+        self._mask_threshold = mask_threshold
         self._announcing = threading.Lock()
         self._now = _State("connecting", 0)
         self._sent: _State | None = None
         self._state_due = 0.0
         self._seq = 0
-        self._counts: dict[Kind, int] = {"result": 0, "state": 0}
+        self._run = secrets.randbits(52)
+        self._outbox = Outbox()
         self.wants_masks = False
-        self.packets_sent = 0
-        """Result packets made and handed to libzmq, whether or not anyone received them."""
-        self.bytes_sent = 0
-        """Their bytes."""
+        self.wants_logits = False
+        self.sent: dict[Kind, Sent] = {kind: Sent() for kind in KINDS}
+        """What went out, by kind; read by any thread."""
         try:
             decode(self._encode_state())
         except WireError as error:
@@ -93,13 +106,29 @@ class ZmqPublisher:
         except BaseException:
             self._context.term()
             raise
+        self._subscriptions = Subscriptions(self._socket, source_id)
+        self._peers = Peers(self._context, self._socket)
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
 
     @property
     def subscribers(self) -> int:
         """Subscriptions, as of the last `poll`, that this source's results match."""
-        return self._counts["result"]
+        return self._subscriptions.count("result")
+
+    @property
+    def peers(self) -> int:
+        """Connections, as of the last `poll`."""
+        return self._peers.connected
+
+    def wants(self, kind: Kind) -> bool:
+        """Whether, as of the last `poll`, somebody subscribes to this kind of topic."""
+        return self._subscriptions.count(kind) > 0
+
+    def offer(self, kind: Kind, message: bytes) -> None:
+        """Have the next `poll` send a message of kind `kpi` or `frame`; from any thread. Where too
+        many wait, the oldest is let go."""
+        self._outbox.put(kind, message)
 
     def announce(self, state: SourceState, epoch: int) -> None:
         """Set the state that the next `poll` publishes; none follows `ended` or `failed`. `write`
@@ -110,23 +139,38 @@ class ZmqPublisher:
 
     def write(self, packet: HostPacket) -> None:
         """Publish one packet, with its masks where it carries them and the configuration does not
-        say `none`. Raises `WireError` where its header outgrows what a reader accepts."""
+        say `none`. It says that it is stale where it is too old, or of an epoch before the one last
+        announced. Raises `WireError` where its header outgrows what a reader accepts."""
         with self._announcing:
-            state = self._now.state
-            self._now = _State("streaming" if state == "connecting" else state, packet.info.epoch)
-        encoding = self._config.masks if packet.masks is not None else "none"
-        message = encode_result(packet, self._seq, self._class_names, encoding)
+            state, epoch = self._now.state, max(self._now.epoch, packet.info.epoch)
+            self._now = _State("streaming" if state == "connecting" else state, epoch)
+        age_ns = time.monotonic_ns() - packet.info.captured_ns
+        message = encode_result(
+            packet,
+            self._seq,
+            self._class_names,
+            self._encoding(packet),
+            threshold=self._mask_threshold,
+            run=self._run,
+            stale=packet.info.epoch < epoch or age_ns > self._config.stale_after_s * 1e9,
+        )
         self._seq += 1
-        self._socket.send(message, zmq.NOBLOCK)
-        self.packets_sent += 1
-        self.bytes_sent += len(message)
+        self._send("result", message)
 
     def poll(self) -> None:
         """Take in who came and went; send the state when it changed, to a late joiner, and every
         second."""
-        joined = self._read_subscriptions()
-        if joined or self._now != self._sent or time.monotonic() >= self._state_due:
+        joined = self._subscriptions.read()
+        self._peers.read()
+        if self._peers.alone_for(ALONE_S):
+            self._subscriptions.forget()
+        listened, masks = self.wants("result"), self._config.masks
+        self.wants_masks = listened and masks in ("bits", "rle")
+        self.wants_logits = listened and masks == "logits"
+        if "state" in joined or self._now != self._sent or time.monotonic() >= self._state_due:
             self._send_state()
+        for kind, message in self._outbox.take():
+            self._send(kind, message)
 
     def close(self) -> None:
         """Say that the stream ended, deliver for `linger_ms` at most, release the endpoint.
@@ -138,41 +182,34 @@ class ZmqPublisher:
             return
         self.announce("ended", self._now.epoch)
         self._send_state()
-        for pause_s in LAST_STATE_AGAIN_S if self._counts["state"] else ():
+        for pause_s in LAST_STATE_AGAIN_S if self.wants("state") else ():
             time.sleep(pause_s)
             self._send_state()
+        self._peers.close()
         self._socket.close()
         self._context.term()
 
-    def _read_subscriptions(self) -> bool:
-        """Whether someone subscribed to the state."""
-        joined = False
-        before = dict(self._counts)
-        for _ in range(MAX_READS_A_POLL):
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            change = {b"\x01": 1, b"\x00": -1}.get(message[:1], 0)
-            for kind, count in self._counts.items():
-                if topic(kind, self._source_id).startswith(message[1:]):
-                    self._counts[kind] = max(0, count + change)
-                    joined |= kind == "state" and change > 0
-        self.wants_masks = self.subscribers > 0 and self._config.masks != "none"
-        for kind, count in self._counts.items():
-            if count != before[kind]:
-                emit(SubscriberState(f"{kind}/{self._source_id}", count))
-        return joined
+    def _encoding(self, packet: HostPacket) -> Encoding:
+        """What is configured, where the packet carries what it takes."""
+        masks = self._config.masks
+        there = packet.logits if masks == "logits" else packet.masks
+        return masks if there is not None else "none"
+
+    def _send(self, kind: Kind, message: bytes) -> None:
+        self._socket.send(message, zmq.NOBLOCK)
+        self.sent[kind].add(len(message))
 
     def _send_state(self) -> None:
         self._sent = self._now
         self._state_due = time.monotonic() + STATE_EVERY_S
-        self._socket.send(self._encode_state(), zmq.NOBLOCK)
+        self._send("state", self._encode_state())
 
     def _encode_state(self) -> bytes:
         last_seq = self._seq - 1 if self._seq else None
         state, epoch = self._now.state, self._now.epoch
-        return encode_state(self._source_id, epoch, state, last_seq, self._class_names)
+        return encode_state(
+            self._source_id, epoch, state, last_seq, self._class_names, run=self._run
+        )
 
 
 def _bind(context: zmq.Context[zmq.Socket[bytes]], config: ZmqPublisherConfig) -> zmq.Socket[bytes]:
