@@ -93,7 +93,12 @@ class Shown:
 @contextmanager
 def running(folder: Path, fps: str) -> Iterator[tuple[str, psutil.Process]]:
     """The address of a run's metrics and its process, once frames flow; ends the run."""
-    settings = ("results.endpoint=tcp://127.0.0.1:0", "http.port=0", "preview=null")
+    settings = (
+        "results.endpoint=tcp://127.0.0.1:0",
+        "http.port=0",
+        "control.endpoint=tcp://127.0.0.1:0",
+        "preview=null",
+    )
     options = [word for one in (*settings, f"source.fps={fps}") for word in ("--set", one)]
     command = [sys.executable, "-m", "pipeline.cli", "run", "demo", "--out", str(folder / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -7,6 +7,7 @@ from typing import Final
 from kpi.device_events import DeviceFault, DeviceSample
 from kpi.event import Event
 from kpi.events import (
+    ControlCommands,
     ErrorRaised,
     EventsDropped,
     FrameDropped,
@@ -31,5 +32,5 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
-    *(HostCopies, PacketsSent, PeersConnected, ErrorRaised, EventsDropped),
+    *(HostCopies, PacketsSent, PeersConnected, ControlCommands, ErrorRaised, EventsDropped),
 )

@@ -14,6 +14,13 @@ it; `stopped`: in flight when the run ended."""
 FrameKind = Literal["key", "followed", "held"]
 
 RefusalReason = Literal["no_slot", "bad_prompt"]
+ControlOutcome = Literal[
+    "applied", "refused", "repeated", "too_fast", "failed",
+    "bad_parts", "not_json", "bad_command", "connected", "let_in", "uninvited",
+]  # fmt: skip
+"""`bad_parts`, `not_json` and `bad_command` were no commands; `failed`: an error of ours. The last
+three are connections: all of them, those that got in, and those whose key is not allowed. Who was
+connected and not let in spoke no ZMTP, or had no key that is allowed."""
 RecorderStateName = Literal["recording", "paused"]
 SourceState = Literal[
     "connecting", "streaming", "stale", "frozen", "reconnecting", "ended", "failed"
@@ -237,6 +244,15 @@ class PeersConnected(Event):
     socket: str
     """Like "results"."""
     peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCommands(Event):
+    """What came in at the control channel since the last such event."""
+
+    event: ClassVar[str] = "control_commands"
+    counts: dict[ControlOutcome, int]
+    """By how it ended; what did not occur is left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from prometheus_client import Histogram, generate_latest
 
 from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
+    ControlCommands,
     ErrorRaised,
     Event,
     EventsDropped,
@@ -83,7 +84,13 @@ class PrometheusSink:
                 self._metrics.drops[event.reason].inc()
             case ObjectAdded() | ObjectDropped() | ObjectRefused() | PromptEnded():
                 self._objects(event)
-            case HostCopies() | PacketsSent() | PeersConnected() | SubscriberState():
+            case (
+                HostCopies()
+                | PacketsSent()
+                | PeersConnected()
+                | SubscriberState()
+                | ControlCommands()
+            ):
                 self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
@@ -133,7 +140,7 @@ class PrometheusSink:
                     prompts.inc()
 
     def _transport(
-        self, event: HostCopies | PacketsSent | PeersConnected | SubscriberState
+        self, event: HostCopies | PacketsSent | PeersConnected | SubscriberState | ControlCommands
     ) -> None:
         metrics = self._metrics
         match event:
@@ -149,6 +156,9 @@ class PrometheusSink:
             case PeersConnected():
                 if gauge := self._find(metrics.peers, event.socket):
                     gauge.set(event.peers)
+            case ControlCommands():
+                for outcome, count in event.counts.items():
+                    metrics.commands[outcome].inc(count)
             case SubscriberState():
                 if gauge := self._find(metrics.subscribers, event.topic.partition("/")[0]):
                     gauge.set(event.subscribers)

@@ -24,6 +24,8 @@ from pipeline.build import (
 )
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
+from pipeline.control.build import Control, build_control
+from pipeline.control.snapshots import Snapshots
 from pipeline.film import Film
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
@@ -38,10 +40,14 @@ from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
 from stages.copies import CopyCount
+from stages.curve import Reach
+from stages.local_sockets import is_open
 from stages.picture_tap import PictureTap
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
+
+Tap = Preview | Film | PictureTap | Snapshots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +63,9 @@ class Assembly:
     publisher: ZmqPublisher | None
     openigtlink: OpenIGTLinkServer | None
     cuda_ipc: CudaIpc | None
+    control: Control | None
     quality: QualityCheck | None
-    taps: tuple[Preview | Film | PictureTap, ...]
+    taps: tuple[Tap, ...]
     pictures: PictureTap | None
     tally: Tally
     metrics: PrometheusSink
@@ -69,7 +76,9 @@ class Assembly:
     def sinks(self) -> tuple[Sink, ...]:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
-        outside = (self.publisher, self.openigtlink, self.cuda_ipc, self.quality, *self.taps)
+        seen = None if self.control is None else self.control.seen
+        told = (seen, self.publisher, self.openigtlink, self.cuda_ipc)
+        outside = (*told, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
     @property
@@ -95,10 +104,24 @@ class Assembly:
             found["openigtlink"] = self.openigtlink.endpoint
         if self.cuda_ipc is not None:
             found["cuda_ipc"] = self.cuda_ipc.endpoint
+        if self.control is not None:
+            found["control"] = self.control.channel.endpoint
         if self.http is not None:
             host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
             found["http"] = f"http://{host}:{self.http.port}"
         return found
+
+    @property
+    def open_to_all(self) -> tuple[str, ...]:
+        """Names of the endpoints that anyone on the network may use."""
+        config, http = self.config, self.config.http
+        reach = {"results": config.results, "control": config.control, "frames": config.source}
+        found = [
+            name
+            for name, section in reach.items()
+            if isinstance(section, Reach) and is_open(self.endpoints.get(name, ""), section)
+        ]
+        return (*found, *(["http"] if http is not None and http.open_to_all else []))
 
 
 def assemble(
@@ -137,6 +160,16 @@ def assemble(
     if openigtlink is not None:
         stack.callback(openigtlink.close)
     ring = None if cuda_ipc is None else cuda_ipc.ring
+    control = build_control(
+        config.control,
+        detector=detector,
+        segmenter=segmenter,
+        folder=folder.path,
+        class_names=names,
+        status=status.snapshot,
+    )
+    if control is not None:
+        stack.callback(control.channel.close)
     chain = build_chain(config, device, detector, segmenter, ring)
     if source.size_hw is not None:
         roi = config.source.roi
@@ -151,8 +184,9 @@ def assemble(
         publisher=publisher,
         openigtlink=openigtlink,
         cuda_ipc=cuda_ipc,
+        control=control,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
-        taps=_taps(config, folder, names, pictures),
+        taps=_taps(config, folder, names, pictures, control),
         pictures=pictures,
         tally=tally,
         metrics=metrics,
@@ -162,9 +196,15 @@ def assemble(
 
 
 def _taps(
-    config: RunConfig, folder: RunFolder, names: tuple[str, ...], pictures: PictureTap | None
-) -> tuple[Preview | Film | PictureTap, ...]:
-    taps: list[Preview | Film | PictureTap] = [] if pictures is None else [pictures]
+    config: RunConfig,
+    folder: RunFolder,
+    names: tuple[str, ...],
+    pictures: PictureTap | None,
+    control: Control | None,
+) -> tuple[Tap, ...]:
+    taps: list[Tap] = [] if pictures is None else [pictures]
+    if control is not None:
+        taps.append(control.snapshots)
     if config.preview is not None:
         taps.append(Preview(folder.preview, config.preview.every, names))
         if config.preview.film_frames:

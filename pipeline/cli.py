@@ -10,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from pipeline.control_commands import app as control_app
+from pipeline.keys_commands import OwnKey, ServerKey
+from pipeline.keys_commands import app as keys_app
 from pipeline.kpi_commands import app as kpi_app
 from pipeline.source_commands import app as sources_app
 from stages.errors import MaskstreamError
@@ -26,6 +29,8 @@ app = typer.Typer(
 )
 app.add_typer(kpi_app, name="kpi")
 app.add_typer(sources_app, name="sources")
+app.add_typer(keys_app, name="keys")
+app.add_typer(control_app, name="control")
 
 
 @app.command()
@@ -46,11 +51,15 @@ def run(
     wait_subscribers: Annotated[
         int, typer.Option(min=0, help="Start when so many subscribers are connected.")
     ] = 0,
+    insecure_bind: Annotated[
+        bool,
+        typer.Option("--insecure-bind", help="Bind beyond this host without keys or a token."),
+    ] = False,
 ) -> None:
     """Run a configuration until its source ends, Ctrl-C, or --frames."""
     from pipeline.config import load_config
 
-    resolved = load_config(config, overrides or ())
+    resolved = load_config(config, overrides or (), insecure_bind=insecure_bind)
     # After the configuration, so that a mistake in it does not wait for this import.
     from pipeline.frame_flow import RunOptions
     from pipeline.run import start
@@ -79,12 +88,16 @@ def subscribe(
     lines: Annotated[
         bool, typer.Option("--lines", help="A line a packet, also in a terminal.")
     ] = False,
+    key: OwnKey = None,
+    server_key: ServerKey = None,
 ) -> None:
     """Show what a run publishes, in a terminal as a live table; save its masks."""
+    from pipeline.reach import client_keys
     from pipeline.subscribe import subscribe as follow
 
+    keys = client_keys(key, server_key)
     table = sys.stdout.isatty() and not lines
-    raise typer.Exit(follow(endpoint, source, count, save, as_json, timeout, table))
+    raise typer.Exit(follow(endpoint, source, count, save, as_json, timeout, table, keys))
 
 
 def main() -> None:

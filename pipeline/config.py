@@ -21,9 +21,12 @@ from pydantic_core import PydanticCustomError
 from kpi.detail import DetailName
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, SourceConfig
 from pipeline.config_errors import explain
+from pipeline.control.config import ControlConfig
 from pipeline.http_config import HttpConfig
+from pipeline.reach import with_curve, with_insecure_bind
 from pipeline.yaml_file import apply_overrides, find_config, parse_yaml
 from stages.base import Section
+from stages.curve import CurveConfig
 from stages.errors import ConfigError
 from stages.pictures_config import PicturesConfig
 from stages.registry import Registry
@@ -97,6 +100,11 @@ class PreviewConfig(Section):
 class RunConfig(Section):
     """Everything a run needs; see `configs/` for examples."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spread(cls, values: object) -> object:
+        return with_curve(values) if isinstance(values, dict) else values
+
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda:\d{1,2})$")
     as_numpy: bool = False
@@ -109,6 +117,8 @@ class RunConfig(Section):
     grab: GrabConfig = GrabConfig()
     detector: Annotated[SerializeAsAny[Section], _member_of(DETECTORS)]
     segmenter: Annotated[SerializeAsAny[Section], _member_of(SEGMENTERS)]
+    curve: CurveConfig | None = None
+    """Keys for every ZMQ socket of this run that has none of its own."""
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
     pictures: PicturesConfig | None = None
     """For viewers; without it no pixel leaves the run."""
@@ -116,6 +126,7 @@ class RunConfig(Section):
     """Results for 3D Slicer; null: not offered."""
     cuda_ipc: CudaIpcConfig | None = None
     """Experimental: masks for GPU programs on this host; null: not offered."""
+    control: ControlConfig | None = ControlConfig()
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
     preview: PreviewConfig | None = PreviewConfig()
@@ -142,13 +153,19 @@ class RunConfig(Section):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    name_or_path: str, overrides: Sequence[str] = (), *, insecure_bind: bool = False
+) -> RunConfig:
     """Read a shipped configuration by name or a YAML file, and apply `a.b=value` overrides.
 
-    Raises `ConfigError` with file, key, value and what was expected.
+    `insecure_bind` sets that key in every section that has it. Raises `ConfigError` with file,
+    key, value and what was expected.
     """
     path = find_config(name_or_path)
-    return parse_config(parse_yaml(path), path, overrides)
+    raw = parse_yaml(path)
+    if insecure_bind:
+        raw = with_insecure_bind(raw)
+    return parse_config(raw, path, overrides)
 
 
 def parse_config(raw: dict[str, Any], path: Path, overrides: Sequence[str] = ()) -> RunConfig:

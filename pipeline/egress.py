@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kpi import emit
@@ -39,8 +39,15 @@ class Egress:
     raised by the next `submit`, or by `stop`.
     """
 
-    def __init__(self, sinks: Sequence[Sink], tally: Tally) -> None:
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        tally: Tally,
+        named: Callable[[HostPacket], HostPacket] = lambda packet: packet,
+    ) -> None:
+        """``named`` gives each packet the names that people gave its objects."""
         self.heart = Heartbeat("egress")
+        self._named = named
         self._sinks = tuple(sinks)
         self._tally = tally
         self._queue: queue.SimpleQueue[_InFlight] = queue.SimpleQueue()
@@ -126,7 +133,7 @@ class Egress:
     def _publish(self, item: _InFlight) -> None:
         now_ns = time.monotonic_ns()
         item.times.goes_on(now_ns)
-        packet = item.pending.host_packet()
+        packet = self._named(item.pending.host_packet())
         for sink in self._sinks:
             sink.write(packet)
         self._account(packet, item, now_ns)

@@ -41,6 +41,10 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def control(self) -> Path:
+        return self.path / "control.jsonl"
+
+    @property
     def preview(self) -> Path:
         return self.path / "preview.png"
 

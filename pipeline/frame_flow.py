@@ -11,6 +11,7 @@ from rich.console import Console
 from kpi.device import DeviceSampler
 from kpi.timing import StageTimer
 from pipeline.assemble import Assembly
+from pipeline.control.audit import AuditLog
 from pipeline.display import Display
 from pipeline.egress import Egress
 from pipeline.meter import Meter
@@ -53,7 +54,7 @@ class FrameFlow:
             publisher = parts.publisher
             parts.status.subscribers = lambda: publisher.subscribers
         meter = Meter(lambda: (*self._grab.copies, *parts.exits), parts.publisher)
-        self._egress = Egress((*parts.sinks, meter), parts.tally)
+        self._egress = _egress(parts, meter)
         counting = AuditPlan(config.audited_frames, "count")
         plan = AuditPlan(None, "raise") if options.audit else counting
         self._orchestrator = Orchestrator(
@@ -73,6 +74,8 @@ class FrameFlow:
         sampler = DeviceSampler(self._parts.config.kpi.device_interval_s, self._parts.device.index)
         sampler.start()
         self._egress.start()
+        if self._parts.control is not None:
+            self._parts.control.channel.start(AuditLog(self._parts.folder.control))
         try:
             with Display(console, self._parts.config.name, self._parts.status.rows):
                 self._await_subscribers(stop, console)
@@ -105,6 +108,9 @@ class FrameFlow:
             self._egress.stop(_EGRESS_STOP_S)
         except Exception as error:
             return error
+        finally:
+            if self._parts.control is not None:
+                self._parts.control.channel.close()
         return None
 
     def _facts(self, error: Exception | None) -> RunFacts:
@@ -119,3 +125,10 @@ class FrameFlow:
             quality=parts.quality,
             error=error,
         )
+
+
+def _egress(parts: Assembly, meter: Meter) -> Egress:
+    sinks = (*parts.sinks, meter)
+    if parts.control is None:
+        return Egress(sinks, parts.tally)
+    return Egress(sinks, parts.tally, parts.control.names.named)

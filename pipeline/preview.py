@@ -102,7 +102,7 @@ def draw(
 
 def label(packet: HostPacket, row: int, class_names: tuple[str, ...]) -> str:
     """`#id name score` of one object."""
-    name = class_names[int(packet.class_ids[row])]
+    name = packet.label(row, class_names) or f"class {packet.class_ids[row]}"
     return f"#{packet.object_ids[row]} {name} {packet.scores[row]:.2f}"
 
 

@@ -63,8 +63,9 @@ def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: C
     write_json(folder.endpoints, parts.endpoints)
     for name, endpoint in parts.endpoints.items():
         console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
-    if config.http is not None and config.http.open_to_all:
-        console.print("http: insecure_bind: whoever reaches it may read it", style="yellow")
+    for name in parts.open_to_all:
+        what = "read" if name in ("http", "results") else "use"
+        console.print(f"{name}: insecure_bind: whoever reaches it may {what} it", style="yellow")
     if config.openigtlink_out is not None and config.openigtlink_out.open_to_all:
         console.print(
             "openigtlink_out: insecure_bind: whoever reaches it may see the masks", style="yellow"

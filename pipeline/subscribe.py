@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.client import Subscriber
+from stages.curve_keys import ClientKeys
 from stages.errors import MaskstreamError
 from stages.wire import ObjectResult, ResultMessage, StateMessage
 
@@ -33,6 +34,7 @@ def subscribe(
     as_json: bool = False,
     timeout_s: float = 10.0,
     table: bool = False,
+    keys: ClientKeys | None = None,
 ) -> int:
     """Print a line a packet until `count` of them, the end of the stream, or Ctrl-C; `table`: keep
     one table of the newest instead. What the source says of itself goes to standard error.
@@ -43,7 +45,7 @@ def subscribe(
     """
     code, unsaved = 0, 0
     try:
-        with Subscriber(endpoint, source_id) as subscriber:
+        with Subscriber(endpoint, source_id, keys=keys) as subscriber:
             try:
                 with _shown(subscriber, as_json, table) as show:
                     for message in _results(subscriber, endpoint, count, timeout_s):

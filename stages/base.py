@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
+    from stages.key_frames import Switch
+    from stages.prompting import Prompt, Ticket
     from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
@@ -106,6 +108,14 @@ class Detector(Protocol):
         """K rows, best first. No host copy, no host wait."""
 
 
+@runtime_checkable
+class SwitchedDetector(Protocol):
+    """A detector that can be told to look for nothing for a while."""
+
+    switch: Switch
+    """Off: its rows are padding, as between key frames."""
+
+
 class Segmenter(Protocol):
     """Boxes to masks, on the frame's device."""
 
@@ -124,6 +134,14 @@ class Segmenter(Protocol):
 
     def close(self) -> None:
         """No header comes any more: answer whoever still waits; called by the egress thread."""
+
+
+@runtime_checkable
+class PromptedSegmenter(Protocol):
+    """A segmenter that people may tell what to follow while it runs."""
+
+    def prompt(self, prompt: Prompt) -> Ticket:
+        """Ask for something from any thread, without waiting; every ticket ends."""
 
 
 @runtime_checkable

@@ -9,6 +9,7 @@ from types import TracebackType
 
 import zmq
 
+from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError, MaskstreamError
 from stages.wire import (
     MAX_MESSAGE_BYTES,
@@ -50,13 +51,14 @@ class Subscriber:
         latest_only: bool = False,
         stale_after_s: float | None = None,
         reconnect_ms: tuple[int, int] = (100, 5000),
+        keys: ClientKeys | None = None,
     ) -> None:
         """`source_id` None takes every source of the endpoint.
 
         `high_water_mark`: messages kept here while nobody receives. `latest_only` keeps one result,
         the newest (CONFLATE); since a conflating socket takes a single topic, the state comes by a
         second one. `stale_after_s`: see `receive`. `reconnect_ms`: the first and the longest pause
-        between attempts.
+        between attempts. `keys`: for a publisher with CURVE.
 
         Raises `ConfigError` for an endpoint that is none.
         """
@@ -79,6 +81,8 @@ class Subscriber:
                 socket = self._subscribed(kinds, source_id)
                 conflate = latest_only and kinds in (("result",), ("frame",))
                 _set_options(socket, high_water_mark, conflate, reconnect_ms)
+                if keys is not None:
+                    keys.give(socket)
                 socket.connect(endpoint)
                 self._poller.register(socket, zmq.POLLIN)
         except zmq.ZMQError as error:

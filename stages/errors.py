@@ -32,6 +32,10 @@ class HttpError(MaskstreamError):
     """The HTTP port cannot be listened on."""
 
 
+class ControlError(MaskstreamError):
+    """The control channel cannot be offered, or did not answer."""
+
+
 class GpuError(MaskstreamError):
     """The GPU's context is beyond repair; only a new process can use it again."""
 

@@ -11,6 +11,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
 from stages.wire_envelope import topic
 from stages.wire_frames import FrameMessage, encode_frame
@@ -32,9 +33,10 @@ class FrameSender:
         source_id: str = "zmq",
         *,
         high_water_mark: int = 4,
+        keys: ClientKeys | None = None,
     ) -> None:
         """`source_id`: that of the run's source. `high_water_mark`: pictures kept for a run that
-        is slow. Raises `ConfigError` for an endpoint that is none."""
+        is slow. `keys`: for a run with CURVE. Raises `ConfigError` for an endpoint that is none."""
         self.sent = 0
         """Pictures sent, also those that nobody received."""
         self._source_id = source_id
@@ -57,6 +59,8 @@ class FrameSender:
         for option, value in options.items():
             self._socket.setsockopt(option, value)
         try:
+            if keys is not None:
+                keys.give(self._socket)
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
+from concurrent.futures import Future
 
 
 class KeyFrames:
@@ -23,3 +25,24 @@ class KeyFrames:
     def restart(self) -> None:
         """The next frame is one."""
         self._rest = 0
+
+
+class Switch:
+    """On or off, from the next frame on. Any thread may `set` it, one asks."""
+
+    def __init__(self) -> None:
+        self.on = True
+        self._asked: deque[tuple[bool, Future[int]]] = deque()
+
+    def set(self, on: bool) -> Future[int]:
+        """The result is the id of the first frame that it holds for."""
+        told: Future[int] = Future()
+        self._asked.append((on, told))
+        return told
+
+    def is_on(self, frame_id: int) -> bool:
+        """Whether it is on for this frame."""
+        while self._asked:
+            self.on, told = self._asked.popleft()
+            told.set_result(frame_id)
+        return self.on

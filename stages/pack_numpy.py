@@ -43,6 +43,7 @@ class PackNumpy:
             masks=np.packbits(masks, axis=-1),
             feedback=tracks.feedback,
             ring=None,
+            names={},
         )
 
 

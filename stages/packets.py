@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +77,14 @@ class HostPacket(Record):
     """int64 (F,), for the segmenter that it came from; leaves the process with nobody."""
     ring: RingPlace | None = None
     """Where the masks lie on the device for other processes, if they do."""
+    names: Mapping[int, str] = field(default_factory=dict)
+    """What people call objects, by object id; see `label`."""
+
+    def label(self, row: int, class_names: Sequence[str]) -> str | None:
+        """What a row is called: by people, else by its class; None where neither is known."""
+        class_id = int(self.class_ids[row])
+        known = class_names[class_id] if 0 <= class_id < len(class_names) else None
+        return self.names.get(int(self.object_ids[row]), known)
 
     def mask(self, row: int) -> NDArray[np.bool_]:
         """The bool (H, W) mask of one row in the full picture; raises `ValueError` where the

@@ -199,7 +199,7 @@ class PendingPacket:
         told = feedback if self._feedback else None
         ring = None if self._ring is None else self._ring.with_rows(keep.tolist())
         return HostPacket(
-            self._info, **fields, masks=masks, logits=logits, feedback=told, ring=ring
+            self._info, **fields, masks=masks, logits=logits, feedback=told, ring=ring, names={}
         )
 
 

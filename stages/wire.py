@@ -153,7 +153,7 @@ def _objects(packet: HostPacket, class_names: Sequence[str]) -> list[dict[str, o
         row: dict[str, object] = {
             "id": object_id,
             "class_id": class_id,
-            "label": class_names[class_id] if 0 <= class_id < len(class_names) else None,
+            "label": packet.label(len(rows), class_names),
             "score": score,
             "presence": presence,
             "quality": quality,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
+    ControlCommands,
     ErrorRaised,
     Event,
     EventsDropped,
@@ -54,6 +55,7 @@ FULL: tuple[Event, ...] = (
     HostCopies("d2h", "header", 30, 4096),
     PacketsSent(30, 1 << 20),
     PeersConnected("results", 2),
+    ControlCommands({"applied": 2, "too_fast": 7}),
     ErrorRaised("run", "it broke"),
     EventsDropped(3, {"JsonlSink": 2}),
 )

@@ -34,6 +34,7 @@ grab: {mailbox: every}
 detector: {kind: none}
 segmenter: {kind: sam2_image, max_objects: 1}
 results: null
+control: null
 http: null
 """
 CANNOT_START, FAILED = 78, 1
@@ -101,7 +102,7 @@ def missing_section(folder: Path, _: ExitStack) -> Bad:
 
 @bad_input
 def duplicate_key(folder: Path, _: ExitStack) -> Bad:
-    return Bad([config(folder, new="name: u\n")], ["c.yaml", "line 9", "duplicate key 'name'"])
+    return Bad([config(folder, new="name: u\n")], ["c.yaml", "line 10", "duplicate key 'name'"])
 
 
 @bad_input
@@ -152,7 +153,7 @@ def a_number_too_long(folder: Path, _: ExitStack) -> Bad:
 
 @bad_input
 def a_list_as_key(folder: Path, _: ExitStack) -> Bad:
-    return Bad([config(folder, new="? [a]\n: 1\n")], ["c.yaml", "line 9", "key", "expected"])
+    return Bad([config(folder, new="? [a]\n: 1\n")], ["c.yaml", "line 10", "key", "expected"])
 
 
 @bad_input

@@ -14,7 +14,7 @@ from conftest import ROOT, Outcome
 import pipeline.cli as cli
 from stages.errors import ConfigError, GpuError, MaskstreamError, SourceError
 
-COMMANDS = ("run", "doctor", "subscribe", "kpi", "sources")
+COMMANDS = ("run", "doctor", "subscribe", "kpi", "sources", "keys", "control")
 Call = Callable[..., Outcome]
 
 

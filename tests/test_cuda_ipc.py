@@ -39,7 +39,16 @@ def test_without_a_gpu_the_command_says_so_in_one_line(
     call_main: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    words = ["--set", "cuda_ipc={}", "--set", "device=cpu", "--set", "http=null"]
+    words = [
+        "--set",
+        "cuda_ipc={}",
+        "--set",
+        "device=cpu",
+        "--set",
+        "http=null",
+        "--set",
+        "control=null",
+    ]
     outcome = call_main("run", "demo", "--out", str(out), *words)
     assert outcome.code == 78
     assert "cuda_ipc: the run's device is cpu (expected cuda" in outcome.stderr

@@ -17,6 +17,7 @@ from torchvision.ops import box_iou, masks_to_boxes
 
 from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
+from stages.base import SwitchedDetector
 from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.detectors.yolo import YoloConfig, YoloDetector
 from stages.detectors.yolo_network import import_ultralytics
@@ -399,3 +400,18 @@ def test_between_key_frames_nothing_is_looked_for() -> None:
     assert keys == [0, 3, 5, 8]
     assert not results[-1].valid.any()
     assert results[-1].valid.shape == results[0].valid.shape
+
+
+def test_while_off_nothing_is_looked_for_and_then_at_once() -> None:
+    found = YoloDetector(YoloConfig(every=3), CPU)
+    assert isinstance(found, SwitchedDetector)
+
+    def looks(*ids: int) -> list[bool]:
+        return [found.detect(replace(frame(), frame_id=number)).computed for number in ids]
+
+    assert looks(0) == [True]
+    told = found.switch.set(False)
+    assert looks(1, 2, 3, 4) == [False] * 4
+    assert told.result(0) == 1
+    found.switch.set(True)
+    assert looks(5, 6, 7, 8) == [True, False, False, True]

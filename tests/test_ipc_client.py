@@ -355,6 +355,7 @@ def test_a_whole_run_fills_the_ring(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "source.fps=15",
         "results.endpoint=tcp://127.0.0.1:0",
         "http=null",
+        "control=null",
         "preview=null",
     )
     folder, seen = tmp_path / "run", Seen([])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.key_frames import KeyFrames
+from stages.key_frames import KeyFrames, Switch
 
 
 def test_the_first_of_a_view_then_every_so_many() -> None:
@@ -16,3 +16,16 @@ def test_the_first_of_a_view_then_every_so_many() -> None:
 def test_every_frame() -> None:
     key = KeyFrames(1)
     assert all(key.has_next(0) for _ in range(5))
+
+
+def test_a_switch_holds_from_the_next_frame_on_and_says_which() -> None:
+    switch = Switch()
+    assert switch.is_on(4)
+    off, on = switch.set(False), switch.set(True)
+    off_again = switch.set(False)
+    assert not off.done()
+    assert not switch.is_on(7)
+    assert [told.result(0) for told in (off, on, off_again)] == [7, 7, 7]
+    assert not switch.is_on(8)
+    assert switch.set(True).done() is False
+    assert switch.is_on(9)

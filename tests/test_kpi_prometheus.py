@@ -12,6 +12,7 @@ from services import require
 
 from kpi.device_events import DeviceFault, DeviceSample
 from kpi.events import (
+    ControlCommands,
     DropReason,
     ErrorRaised,
     Event,
@@ -370,6 +371,16 @@ def test_objects_prompts_and_errors() -> None:
     assert value(sink, "prompts_total", action="add", outcome="refused", **cam) == 1
     assert value(sink, "prompts_total", action="remove", outcome="applied", **cam) == 0
     assert value(sink, "errors_total") == 1
+
+
+def test_commands_by_how_they_ended() -> None:
+    sink = make()
+    for counts in ({"applied": 2, "too_fast": 7}, {"applied": 1}):
+        sink.write(0.0, ControlCommands(counts))
+    cam = {"source": "cam"}
+    assert value(sink, "control_commands_total", outcome="applied", **cam) == 3
+    assert value(sink, "control_commands_total", outcome="too_fast", **cam) == 7
+    assert value(sink, "control_commands_total", outcome="uninvited", **cam) == 0
 
 
 def test_what_is_expected_stands_beside_what_is() -> None:

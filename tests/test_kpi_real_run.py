@@ -28,7 +28,12 @@ START_S = 100.0
 FRAMES = 60
 QUANTILES = (0.5, 0.95, 0.99)
 SETTINGS = (
-    *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", "source.ahead=60"),
+    *(
+        "results.endpoint=tcp://127.0.0.1:0",
+        "http.port=0",
+        "control.endpoint=tcp://127.0.0.1:0",
+        "source.ahead=60",
+    ),
     *("kpi.flush_s=0.1", "kpi.device_interval_s=0.5"),
 )
 SPANS = {"grab_to_packet": "latency_ms", "capture_to_publish": "age_ms", "queue": "queue_ms"}

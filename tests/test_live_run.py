@@ -80,7 +80,8 @@ def config(tmp_path: Path) -> Path:
     path.write_text(
         "name: live\ndetector: {kind: none}\npreview: null\n"
         "segmenter: {kind: sam2_image, model: demo, max_objects: 1}\n"
-        "results: {endpoint: 'tcp://127.0.0.1:0'}\nhttp: {port: 0}\n"
+        "results: {endpoint: 'tcp://127.0.0.1:0'}\ncontrol: {endpoint: 'tcp://127.0.0.1:0'}\n"
+        "http: {port: 0}\n"
     )
     return path
 

@@ -20,7 +20,7 @@ from igtl_senders import SHAPE, numbered
 from test_live_run import Watched, free_port
 
 WAIT_S = 60.0
-QUIET = "preview: null\nresults: null\nhttp: null\nopenigtlink_out: {port: 0}\n"
+QUIET = "preview: null\nresults: null\ncontrol: null\nhttp: null\nopenigtlink_out: {port: 0}\n"
 SEGMENTER = "segmenter: {kind: sam2_image, model: demo, max_objects: 3}\n"
 PHANTOM = (
     f"name: out\n{QUIET}{SEGMENTER}"

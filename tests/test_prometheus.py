@@ -91,7 +91,12 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with ExitStack() as stack:
         start = stack.enter_context(cli_starter())
         settings = (
-            *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", "source.ahead=60"),
+            *(
+                "results.endpoint=tcp://127.0.0.1:0",
+                "http.port=0",
+                "control.endpoint=tcp://127.0.0.1:0",
+                "source.ahead=60",
+            ),
             *("kpi.device_interval_s=0.2", "preview=null"),
         )
         options = [word for setting in settings for word in ("--set", setting)]

@@ -107,7 +107,7 @@ class TestFlaws:
             assert flaw_of(prompt, WINDOW) is None
         asked = queue()
         asked.put(Prompt("add", box=box, class_id=np.int32(3)))  # type: ignore[arg-type]
-        (taken,) = asked.take()
+        (taken,) = asked.take(0)
         assert taken.prompt.box == BOX
         assert type(taken.prompt.class_id) is int
 
@@ -115,7 +115,7 @@ class TestFlaws:
         asked, mask = queue(), disc()
         asked.put(Prompt("add", mask=mask))
         mask[:] = False
-        (taken,) = asked.take()
+        (taken,) = asked.take(0)
         assert taken.prompt.mask is not None
         assert np.array_equal(taken.prompt.mask, disc())
 
@@ -141,7 +141,7 @@ class TestEnds:
                 lambda _: again.append(asked.put(Prompt("add", box=BOX)))
             )
             if how == "answer":
-                asked.answer(asked.take()[0].number, None, 3)
+                asked.answer(asked.take(0)[0].number, None, 3)
             elif how != "put":
                 _ = asked.enter(1, WINDOW) if how == "enter" else asked.close()
 
@@ -153,7 +153,7 @@ class TestEnds:
         if how == "close":
             assert reason(again[0]) == "stopped"
         else:
-            assert [ticket.number for ticket in asked.take()] == [again[0].number]
+            assert [ticket.number for ticket in asked.take(0)] == [again[0].number]
 
     def test_the_end_of_an_epoch_answers_those_who_wait_and_tells_of_it(
         self, stream: Stream

@@ -394,7 +394,7 @@ def test_ipc(tmp_path: Path, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         ZmqPublisher(config, "cam1", ())
     assert path.read_text() == "a file of the user's"
     with pytest.raises(PublishError, match="cannot bind"):
-        ZmqPublisher(ZmqPublisherConfig(endpoint=f"ipc://{tmp_path}/no/such"), "cam1", ())
+        ZmqPublisher(ZmqPublisherConfig(endpoint=f"ipc://{tmp_path}/no/such/folder"), "cam1", ())
 
 
 def test_a_socket_left_by_a_killed_run_does_not_hinder_the_next(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from pipeline.frame_flow import RunOptions
 from pipeline.run import start
 from pipeline.summary import write_summary
 
-LOCAL = ["results.endpoint=tcp://127.0.0.1:0", "http.port=0"]
+LOCAL = ["results.endpoint=tcp://127.0.0.1:0", "http.port=0", "control.endpoint=tcp://127.0.0.1:0"]
 UNPACED = [*LOCAL, "source.fps=null"]
 
 

@@ -18,7 +18,13 @@ from kpi_lines import read
 from run_watch import Seen, look_at
 
 SETTINGS = (
-    *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", "source.ahead=60", "preview=null"),
+    *(
+        "results.endpoint=tcp://127.0.0.1:0",
+        "http.port=0",
+        "control.endpoint=tcp://127.0.0.1:0",
+        "source.ahead=60",
+        "preview=null",
+    ),
 )
 WAIT_S = 100.0
 

@@ -24,7 +24,12 @@ from pipeline.run import start
 
 FRAMES = 120
 SETTINGS = (
-    *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", f"source.ahead={FRAMES}"),
+    *(
+        "results.endpoint=tcp://127.0.0.1:0",
+        "http.port=0",
+        "control.endpoint=tcp://127.0.0.1:0",
+        f"source.ahead={FRAMES}",
+    ),
     *("source.fps=30", "preview=null"),
 )
 

@@ -145,6 +145,28 @@ class TestPrompts:
         assert ObjectAdded in kinds
         assert ObjectDropped in kinds
 
+    @pytest.mark.parametrize("late", [1, 3])
+    def test_the_outcome_tells_the_frame_it_took_effect_on(self, files: Any, late: int) -> None:
+        stream = Stream(files, late)
+        stream.step()
+        with listening() as heard:
+            ticket = stream.segmenter.prompt(Prompt("add", box=BOX, frame_id=4))
+            seen = [ids(stream.step()) for _ in range(4 + late)]
+        assert ticket.outcome.result(0).frame_id == 4
+        assert seen[:4] == [[], [], [], [0]]
+        ended = [event for event in heard if isinstance(event, PromptEnded)]
+        assert [event.frame_id for event in ended] == [4]
+
+    def test_a_frame_that_is_not_looked_at_gives_way_to_the_next(self, files: Any) -> None:
+        stream = Stream(files, every=3)
+        stream.step()
+        ticket = stream.segmenter.prompt(Prompt("add", box=BOX, frame_id=4))
+        waits = stream.segmenter.prompt(Prompt("remove", object_id=0, frame_id=5))
+        for _ in range(9):
+            stream.step()
+        assert ticket.outcome.result(0).frame_id == 6
+        assert waits.outcome.result(0).frame_id == 6
+
     def test_what_somebody_put_right_stays_theirs_when_found_again(self, files: Any) -> None:
         stream = Stream(files)
         for _ in range(6):
@@ -211,6 +233,12 @@ BAD = [
     (Prompt("remove"), "bad_request"),
     (Prompt("reset", box=BOX), "bad_request"),
     (Prompt("add", box=BOX, epoch=-5), "past_epoch"),
+    (Prompt("add", box=(0, 0, 1e300, 5)), "bad_box"),
+    (Prompt("add", points=((1e300, 5),), labels=(1,)), "bad_points"),
+    (Prompt("add", text="the needle"), "no_text"),
+    (Prompt("add", box=BOX, frame_id=0), "past_frame"),
+    (Prompt("add", box=BOX, frame_id=10**6), "far_frame"),
+    (Prompt("add", box=BOX, until_ns=0), "expired"),
     (Prompt("remove", object_id=77), "unknown_object"),
     (Prompt("reinit", object_id=77, box=BOX), "unknown_object"),
     (Prompt("correct", object_id=77, box=BOX), "unknown_object"),

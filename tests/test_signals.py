@@ -38,6 +38,7 @@ segmenter:
   max_objects: 1
   prompts: [{{name: all, box: [10, 10, 100, 80]}}]
 results: {{endpoint: "tcp://127.0.0.1:0"}}
+control: {{endpoint: "tcp://127.0.0.1:0"}}
 http: {{port: {port}}}
 """
 

@@ -419,6 +419,7 @@ def test_a_run_is_fed_and_tells_where_it_listens(
         "source.listen=true",
         "source.port=0",
         "results=null",
+        "control=null",
         "http=null",
         "preview=null",
         "detector={kind: none}",

@@ -119,7 +119,14 @@ def test_it_runs_in_an_empty_environment_from_another_folder(
 ) -> None:
     where = call(installed / "python", "-c", "import stages; print(stages.__file__)", cwd=tmp_path)
     assert where.startswith(str(installed.parent))
-    ports = ("--set", "results.endpoint=tcp://127.0.0.1:0", "--set", "http.port=0")
+    ports = (
+        "--set",
+        "results.endpoint=tcp://127.0.0.1:0",
+        "--set",
+        "http.port=0",
+        "--set",
+        "control.endpoint=tcp://127.0.0.1:0",
+    )
     run = ("run", "demo", "--frames", str(FRAMES), "--out", "out", *ports)
     call(installed / "maskstream", *run, cwd=tmp_path)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

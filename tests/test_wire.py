@@ -413,3 +413,13 @@ def test_decoding_never_imports_torch() -> None:
     command = [sys.executable, "-c", program, documented("result").hex()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_what_people_call_an_object_is_its_label() -> None:
+    packet, _ = random_packet(np.random.default_rng(3), 2, (20, 30))
+    named = dataclasses.replace(packet, names={int(packet.object_ids[1]): "left vein"})
+    got = decode(encode_result(named, 0, ("vessel", "needle")))
+    assert isinstance(got, ResultMessage)
+    class_id = int(packet.class_ids[0])
+    known = ("vessel", "needle")[class_id] if 0 <= class_id < 2 else None
+    assert [one.label for one in got.objects] == [known, "left vein"]

@@ -19,7 +19,7 @@ from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.detectors.yolo_checkpoint import STRIDE, YoloWeights, read_yolo_weights
 from stages.detectors.yolo_network import build_network
 from stages.errors import ConfigError
-from stages.key_frames import KeyFrames
+from stages.key_frames import KeyFrames, Switch
 from stages.letterbox import Letterbox
 from stages.records import Detections, Frame
 
@@ -77,15 +77,19 @@ class YoloDetector:
         self._network = build_network(weights, config.max_detections).to(device)
         self._letterbox: Letterbox | None = None
         self._key_frames = KeyFrames(config.every)
+        self.switch = Switch()
         self._nothing = NoDetector(NoDetectorConfig(max_detections=config.max_detections), device)
         self._try_network(weights.path, config.max_detections)
 
     def detect(self, frame: Frame) -> Detections:
-        """K rows, best score first; between key frames not `computed`.
+        """K rows, best score first; between key frames, and while off, not `computed`.
 
         Scores below `min_score`, classes not wanted, boxes without area inside the frame and
         repetitions (`max_overlap`) are not `valid`.
         """
+        if not self.switch.is_on(frame.frame_id):
+            self._key_frames.restart()  # looked for again as soon as it is on
+            return self._nothing.detect(frame)
         if not self._key_frames.has_next((frame.epoch, frame.size_hw)):
             return self._nothing.detect(frame)
         letterbox = self._letterbox

@@ -7,93 +7,32 @@ lives, whether a slot is free) comes back with the header of the frame, a few fr
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stages.prompting import Action as Action
+from stages.prompting import Outcome as Outcome
+from stages.prompting import Point
+from stages.prompting import Prompt as Prompt
+from stages.prompting import Refusal as Refusal
+from stages.prompting import Ticket as Ticket
 from stages.segmenters.prompt_flaws import MAX_POINTS as MAX_POINTS
 from stages.segmenters.prompt_flaws import flaw_of as flaw_of
 from stages.segmenters.prompt_flaws import plain
-from stages.segmenters.prompts import BOX_CORNERS, Box, Point, box_in, points_in
+from stages.segmenters.prompts import BOX_CORNERS, box_in, points_in
 from stages.window import Window
 
 MAX_WAITING: Final = 256
 """Prompts that may wait for the next frame."""
 PER_FRAME: Final = 4
 """Prompts applied on one frame; the others wait for the next one."""
-
-Action = Literal["add", "reinit", "correct", "remove", "reset"]
-Refusal = Literal[
-    "bad_box", "bad_points", "bad_mask", "bad_request", "outside", "past_epoch", "no_frame_yet",
-    "too_many", "unknown_object", "no_slot", "stopped", "failed",
-]  # fmt: skip
-"""`stopped`: the segmenter was closed; `failed`: an error of ours, too little memory say."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prompt:
-    """What somebody wants of the tracker.
-
-    Coordinates are those of the source's full picture, also where only a region of it is taken in.
-    `add` a new object; `reinit` one from this prompt alone, as if it were new; `correct` its mask
-    of the next frame; `remove` it; `reset`: remove all. A shape is one of box, points, mask.
-
-    Never two on one object and frame: a `correct` asked for together with a `reinit` is applied on
-    the frame after it. sam2's own predictor would take it on the same frame, show it there, and
-    forget it: what follows depends on the frame as it was begun.
-    """
-
-    action: Action
-    object_id: int | None = None
-    """For reinit, correct and remove; a new object's id is the tracker's to give."""
-    box: Box | None = None
-    """(x1, y1, x2, y2), pixels of the full picture."""
-    points: tuple[Point, ...] = ()
-    """(x, y), pixels of the full picture."""
-    labels: tuple[int, ...] = ()
-    """One for each point: 1 on the object, 0 beside it."""
-    mask: NDArray[np.bool_] | None = None
-    """bool (H, W) at the full picture's size."""
-    class_id: int = 0
-    """Of a new object."""
-    epoch: int | None = None
-    """The epoch that the prompt was made for; refused once another one has begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a prompt ended."""
-
-    reason: Refusal | None
-    """None: it was applied."""
-    object_id: int | None = None
-
-    @property
-    def applied(self) -> bool:
-        return self.reason is None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ticket:
-    """A prompt on its way; `outcome.result(timeout)` waits for its end, which always comes.
-
-    It cannot be cancelled. Callbacks on `outcome` run in the thread that ends it, often the frame
-    loop's: they may prompt, and must not take long.
-    """
-
-    number: int
-    prompt: Prompt
-    outcome: Future[Outcome] = field(default_factory=Future)
-
-    def end(self, reason: Refusal | None, object_id: int | None = None) -> None:
-        """Tell whoever waits; only the first end counts."""
-        if not self.outcome.done():
-            self.outcome.set_result(Outcome(reason, object_id))
+MAX_AHEAD: Final = 1000
+"""Frames after the newest one that a prompt may be for."""
 
 
 class PromptQueue:
@@ -102,20 +41,23 @@ class PromptQueue:
     Tickets end outside the lock, so that who hears of an end may prompt again.
     """
 
-    def __init__(self, places: int | None = None) -> None:
-        """`places`: so many answers can be under way, each at `number % places`; None: any."""
+    def __init__(self, places: int | None = None, *, takes_text: bool = False) -> None:
+        """`places`: so many answers can be under way, each at `number % places`; None: any.
+        `takes_text`: whether prompts in words are taken."""
+        self._takes_text = takes_text
         self._lock = threading.Lock()
         self._places = places
         self._waiting: deque[Ticket] = deque()
-        self._applied: dict[int, Ticket] = {}
+        self._applied: dict[int, tuple[Ticket, int]] = {}
         self._next = 1
         self._view: tuple[int, Window] | None = None
+        self._newest = -1
         self._closed = False
 
     def put(self, prompt: Prompt) -> Ticket:
         """Queue a prompt; one that cannot be used ends at once."""
         with self._lock:
-            reason = self._flaw(prompt)
+            reason = self._flaw(prompt) or self._late_or_early(prompt.frame_id)
             ticket = Ticket(self._next, prompt if reason is not None else plain(prompt))
             ticket.outcome.set_running_or_notify_cancel()
             self._next += 1
@@ -133,6 +75,8 @@ class PromptQueue:
         """
         with self._lock:
             before, self._view = self._view, (epoch, window)
+            if before is None or before[0] < 0:  # frames seen so far were none of a stream
+                self._newest = -1
             waiting, self._waiting = self._waiting, deque()
             unanswered, self._applied = self._applied, {}
             ended: list[tuple[Ticket, Refusal]] = []
@@ -144,13 +88,14 @@ class PromptQueue:
                     ended.append((ticket, reason))
         for ticket, reason in ended:
             ticket.end(reason)
-        for ticket in unanswered.values():
+        applied = [ticket for ticket, _ in unanswered.values()]
+        for ticket in applied:
             ticket.end("past_epoch")
         tried = before is not None and before[0] < 0
-        return [ticket for ticket, _ in ended] + ([] if tried else list(unanswered.values()))
+        return [ticket for ticket, _ in ended] + ([] if tried else applied)
 
-    def take(self) -> list[Ticket]:
-        """Those to apply now: in order, at most one an object, at most `PER_FRAME`.
+    def take(self, frame_id: int) -> list[Ticket]:
+        """Those to apply on this frame: in order, at most one an object, at most `PER_FRAME`.
 
         Their prompts are in pixels of the window. Each is to be answered, or given back.
         """
@@ -159,14 +104,18 @@ class PromptQueue:
             kept: deque[Ticket] = deque()
             busy: set[int] = set()
             full = False
+            self._newest = frame_id
             for ticket in self._waiting:
-                wanted = ticket.prompt.object_id
+                wanted, at = ticket.prompt.object_id, ticket.prompt.frame_id
+                if at is not None and at > frame_id:
+                    kept.append(ticket)
+                    continue
                 full = full or len(taken) == PER_FRAME or not self._has_place(ticket)
                 if full or wanted in busy:
                     kept.append(ticket)
                 else:
                     taken.append(self._within(ticket))
-                    self._applied[ticket.number] = ticket
+                    self._applied[ticket.number] = ticket, frame_id
                 if wanted is not None:
                     busy.add(wanted)
             self._waiting = kept
@@ -176,16 +125,30 @@ class PromptQueue:
         """Tickets that were taken and not applied wait on, before all others."""
         with self._lock:
             numbers = [ticket.number for ticket in tickets]
-            again = [self._applied.pop(number) for number in numbers if number in self._applied]
+            again = [self._applied.pop(number)[0] for number in numbers if number in self._applied]
             self._waiting.extendleft(reversed(again))
 
     def answer(self, number: int, reason: Refusal | None, object_id: int | None) -> Ticket | None:
         """End a ticket that was taken; None where it is unknown or has ended."""
         with self._lock:
-            ticket = self._applied.pop(number, None)
+            ticket, frame_id = self._applied.pop(number, (None, -1))
         if ticket is not None:
-            ticket.end(reason, object_id)
+            ticket.end(reason, object_id, frame_id)
         return ticket
+
+    def expire(self) -> list[Ticket]:
+        """End those whose time is over; returns them."""
+        with self._lock:
+            if not self._waiting:
+                return []
+            now_ns, waiting = time.monotonic_ns(), self._waiting
+            late = [t for t in waiting if t.prompt.until_ns is not None]
+            late = [t for t in late if (t.prompt.until_ns or 0) < now_ns]
+            numbers = {ticket.number for ticket in late}
+            self._waiting = deque(t for t in waiting if t.number not in numbers)
+        for ticket in late:
+            ticket.end("expired")
+        return late
 
     def close(self) -> list[Ticket]:
         """Nothing is applied any more: end all tickets, those to come too, as `stopped`.
@@ -194,7 +157,7 @@ class PromptQueue:
         """
         with self._lock:
             self._closed = True
-            ended = [*self._applied.values(), *self._waiting]
+            ended = [*(ticket for ticket, _ in self._applied.values()), *self._waiting]
             self._applied.clear()
             self._waiting.clear()
         for ticket in ended:
@@ -216,7 +179,16 @@ class PromptQueue:
             return "past_epoch"
         if len(self._waiting) >= MAX_WAITING:
             return "too_many"
+        if isinstance(prompt.text, str) and not self._takes_text:
+            return "no_text"
         return flaw_of(prompt, window)
+
+    def _late_or_early(self, frame_id: int | None) -> Refusal | None:
+        if frame_id is None:
+            return None
+        if frame_id <= self._newest:
+            return "past_frame"
+        return "far_frame" if frame_id > self._newest + MAX_AHEAD else None
 
     def _within(self, ticket: Ticket) -> Ticket:
         """The same ticket for whoever knows the window's pixels only."""

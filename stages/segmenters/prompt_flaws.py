@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.segmenters.prompts import Box, box_in, box_touches, points_in
+from stages.prompting import Box
+from stages.segmenters.prompts import box_in, box_touches, points_in
 from stages.window import Window
 
 if TYPE_CHECKING:  # which asks here
-    from stages.segmenters.live_prompts import Prompt, Refusal
+    from stages.prompting import Prompt, Refusal
 
 MAX_POINTS: Final = 64
 MAX_COORDINATE: Final = 1e6
@@ -35,7 +36,7 @@ def flaw_of(prompt: Prompt, window: Window) -> Refusal | None:
         return _box_flaw(prompt.box, window)
     if prompt.mask is not None:
         return _mask_flaw(prompt.mask, window)
-    shaped = prompt.action in _SHAPED or len(prompt.labels) > 0
+    shaped = (prompt.action in _SHAPED and prompt.text is None) or len(prompt.labels) > 0
     return _points_flaw(prompt, window) if shaped else None
 
 
@@ -65,16 +66,24 @@ def _is_request(prompt: Prompt) -> bool:
         return False
     if not _is_index(prompt.class_id, _CLASSES):
         return False
-    if prompt.epoch is not None and not _is_whole(prompt.epoch):
-        return False
     if (prompt.action in _NAMED) is (prompt.object_id is None):
         return False
+    if not _is_text(prompt.text):
+        return False
+    numbers = (prompt.epoch, prompt.frame_id, prompt.until_ns)
+    if not all(number is None or _is_whole(number) for number in numbers):
+        return False
     shapes = (prompt.box is not None) + (len(prompt.points) > 0) + (prompt.mask is not None)
+    shapes += prompt.text is not None
     return shapes == int(prompt.action in _SHAPED)
 
 
 def _is_list(value: object) -> bool:
     return isinstance(value, (tuple, list))
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _is_whole(value: object) -> bool:

@@ -10,14 +10,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from stages.base import Section
+from stages.prompting import Box, Point
 from stages.window import Window
 
 POSITIVE, NEGATIVE = 1, 0
 BOX_CORNERS = (2, 3)
 """SAM's labels of a box's upper left and lower right corner given as points."""
-
-Point = tuple[float, float]
-Box = tuple[float, float, float, float]
 
 
 class PromptConfig(Section):

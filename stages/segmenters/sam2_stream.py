@@ -122,7 +122,9 @@ class Sam2StreamSegmenter:
 
     def _apply_all(self, encoded: Pictures, frame: Frame) -> None:
         """Apply the prompts that wait; where one fails, it is refused and the others wait on."""
-        waiting = deque(self._queue.take())
+        for late in self._queue.expire():
+            self._emit(late, frame.source_id, frame.frame_id)
+        waiting = deque(self._queue.take(frame.frame_id))
         while waiting:
             ticket = waiting.popleft()
             try:
@@ -191,9 +193,10 @@ class Sam2StreamSegmenter:
     def _emit(self, ticket: Ticket, source_id: str, frame_id: int) -> None:
         epoch = -1 if self._view is None else self._view.epoch
         outcome = ticket.outcome.result()
+        at = frame_id if outcome.frame_id is None else outcome.frame_id
         emit(
             PromptEnded(
-                source_id, epoch, frame_id, ticket.number, ticket.prompt.action,
+                source_id, epoch, at, ticket.number, ticket.prompt.action,
                 outcome.reason, outcome.object_id,
             )
         )  # fmt: skip

@@ -12,7 +12,7 @@ import zmq
 from pydantic import Field
 
 from kpi.events import SourceState
-from stages.base import Section
+from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
@@ -34,11 +34,12 @@ class PublishError(MaskstreamError):
     """The results cannot be offered."""
 
 
-class ZmqPublisherConfig(Section):
+class ZmqPublisherConfig(Reach):
     """`results:` of the configuration."""
 
     endpoint: str = "tcp://127.0.0.1:5556"
-    """tcp://ADDRESS:PORT on loopback, port 0 or * takes a free one; or ipc://PATH."""
+    """tcp://ADDRESS:PORT on loopback, port 0 or * takes a free one; or ipc://PATH in a folder of
+    mode 0700. Beyond this host with `curve` alone."""
     hwm: int = Field(default=4, ge=1, le=1000)
     """Messages kept for a slow subscriber; what comes after is lost to that one alone."""
     masks: Encoding = "bits"
@@ -219,6 +220,6 @@ def _bind(context: zmq.Context[zmq.Socket[bytes]], config: ZmqPublisherConfig) -
         zmq.MAXMSGSIZE: MAX_INBOUND_BYTES,
     }
     try:
-        return bound(context, zmq.XPUB, "results", config.endpoint, options)
+        return bound(context, zmq.XPUB, "results", config.endpoint, options, config)
     except BindError as error:
         raise PublishError(str(error)) from error

@@ -10,6 +10,7 @@ from typing import Final, Literal
 import zmq
 
 from stages.base import Buffer
+from stages.curve import Reach
 from stages.errors import SourceError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.sources.feed import Arrival
@@ -28,14 +29,14 @@ _QUEUED: Final = 4  # messages that libzmq keeps while nobody reads
 _CLOSE_WAIT_S: Final = 0.3
 
 
-class ZmqFramesConfig(LiveSection):
+class ZmqFramesConfig(LiveSection, Reach):
     """Frames from any process of this host; see `stages/frame_sender.py` and docs/wire.md."""
 
     kind: Literal["zmq"] = "zmq"
     source_id: SourceId = "zmq"
     endpoint: str = "tcp://127.0.0.1:5558"
     """Where the run listens: tcp://ADDRESS:PORT on loopback, port 0 or * takes a free one; or
-    ipc://PATH."""
+    ipc://PATH in a folder of mode 0700. Beyond this host with `curve` alone."""
     reconnect_after_s: Seconds | None = None
     """A sender that pauses has not gone: there is no connection to make anew. With a number, the
     first picture after so long a pause begins an epoch."""
@@ -64,7 +65,7 @@ class FrameInbox:
         options = {zmq.RCVHWM: _QUEUED, zmq.MAXMSGSIZE: MAX_FRAME_BYTES, zmq.LINGER: 0}
         where = f"source {config.source_id}"
         try:
-            self._socket = bound(self._context, zmq.SUB, where, config.endpoint, options)
+            self._socket = bound(self._context, zmq.SUB, where, config.endpoint, options, config)
         except BindError as error:
             self._context.term()
             raise SourceError(str(error)) from error

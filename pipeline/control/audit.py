@@ -1,0 +1,60 @@
+"""control.jsonl: who asked for what, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kpi import emit
+from kpi.event import Event
+from kpi.events import ErrorRaised
+from kpi.guarded import EventsLostError
+from kpi.jsonl import JsonlSink
+from pipeline.control.commands import Answer, Command
+
+_FILE_BYTES = 16 << 20
+_KEEP = 4
+_DATA = {"data"}
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEnded(Event):
+    """One line of the audit log."""
+
+    event: ClassVar[str] = "command"
+    user: str
+    """The name of the controller's key; empty without CURVE."""
+    peer: str
+    """Its connection, hexadecimal."""
+    command: dict[str, Any]
+    answer: dict[str, Any]
+
+
+class AuditLog:
+    """Appends a line a command to a file of mode 0600, rotated by size. A disk that is full costs
+    lines, not commands; that is told once."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        """Raises OSError where the file cannot be opened."""
+        self._sink = JsonlSink(path, max_bytes=_FILE_BYTES, keep=_KEEP)
+        self._clock = clock
+        self._told = False
+
+    def write(self, user: str, peer: bytes, command: Command, answer: Answer) -> None:
+        said = command.model_dump(exclude_defaults=True)
+        if "mask" in said:
+            said["mask"] = {"size_hw": said["mask"]["size_hw"]}
+        ended = answer.model_dump(exclude_defaults=True, exclude=_DATA)
+        self._sink.write(self._clock(), CommandEnded(user, peer.hex(), said, ended))
+        try:
+            self._sink.flush()
+        except EventsLostError as error:
+            if not self._told:
+                emit(ErrorRaised("control", f"control.jsonl: {error}"))
+            self._told = True
+
+    def close(self) -> None:
+        self._sink.close()

@@ -1,0 +1,227 @@
+"""The control channel: a thread that answers commands, beside the frame loop and egress."""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Final
+
+import zmq
+
+from pipeline.control.audit import AuditLog
+from pipeline.control.commands import (
+    Answer,
+    Command,
+    CommandError,
+    Ping,
+    Status,
+    id_in,
+    read_command,
+)
+from pipeline.control.config import ControlConfig
+from pipeline.control.desk import DETAILS, Desk, Effect
+from pipeline.control.door import Door, Letter
+from pipeline.control.ledger import Ledger
+from pipeline.control.limits import Limits
+from pipeline.control.memory import WAITING, Key, Memory, Route
+
+_TURN_MS: Final = 500
+_READS_A_TURN: Final = 32
+_REST_S: Final = 0.002
+"""After a turn that left messages unread: who floods this thread shall not starve the others."""
+_STOP_S: Final = 1.0
+_SMALL: Final = 4096
+
+
+class ControlChannel:
+    """Answers every message: carried out, refused with a reason, or told that it was none.
+
+    The thread only moves messages: a command is done by whom it concerns, and its answer sent
+    when it is there.
+    """
+
+    def __init__(self, config: ControlConfig, desk: Desk) -> None:
+        """Bind; see `Door`."""
+        self._door = Door(config)
+        self.endpoint = self._door.endpoint
+        self._ledger = Ledger()
+        self.counts = self._ledger.counts
+        self._desk = desk
+        self._limits = Limits(config.rate_per_s, config.burst)
+        self._memory = Memory()
+        self._asked: dict[Key, tuple[Letter, Command]] = {}
+        self._ended: deque[tuple[Key, Effect]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, audit: AuditLog) -> None:
+        """Begin to answer."""
+        self._ledger.audit = audit
+        context = contextvars.copy_context()
+        thread = threading.Thread(
+            target=context.run, args=(self._run,), name="control", daemon=True
+        )
+        thread.start()
+        self._thread = thread
+
+    def close(self) -> None:
+        """Tell those who wait that the run ended, and release the endpoint."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        if self._thread is None:
+            self._release()
+            return
+        self._rouse()
+        self._thread.join(_STOP_S)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        for waited in (self._door.socket, self._door.monitor, self._wake):
+            poller.register(waited, zmq.POLLIN)
+        try:
+            while not self._over.is_set():
+                poller.poll(_TURN_MS)
+                self._turn()
+            self._answer_ended()
+            for key in self._memory.unanswered():
+                self._answer(key, Effect("stopped"))
+            self._ledger.tell(now=True)
+        except Exception as error:
+            self._ledger.fail("", error)
+        finally:
+            self._release()
+
+    def _turn(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        read = 0
+        while read < _READS_A_TURN and (letter := self._door.receive()) is not None:
+            read += 1
+            try:
+                self._take(letter)
+            except Exception as error:  # ours, whatever it is: the channel goes on
+                self.counts["failed"] += 1
+                self._ledger.fail("", error)
+        self._answer_ended()
+        self.counts.update(self._door.connections())
+        self._ledger.tell()
+        if read == _READS_A_TURN:
+            self._over.wait(_REST_S)
+
+    def _take(self, letter: Letter) -> None:
+        verdict = self._limits.judge(letter.peer, time.monotonic())
+        if verdict != "heard":
+            self.counts["too_fast"] += 1
+            if verdict == "told":
+                body = letter.body or b""
+                asked = id_in(body) if 0 < len(body) <= _SMALL else None
+                self._refuse(letter.route, asked, "too_fast")
+            return
+        if letter.body is None:
+            self.counts["bad_parts"] += 1
+            self._refuse(letter.route, None, "bad_parts", "expected a message of one part")
+            return
+        try:
+            command = read_command(letter.body)
+        except CommandError as error:
+            self.counts[error.reason] += 1
+            self._refuse(letter.route, error.command_id, error.reason, error.detail)
+            return
+        self._hear(letter, letter.body, command)
+
+    def _answer_ended(self) -> None:
+        while self._ended:
+            self._answer(*self._ended.popleft())
+
+    def _hear(self, letter: Letter, body: bytes, command: Command) -> None:
+        if isinstance(command, Ping | Status):  # done again as often as asked, so not remembered
+            self._end(letter, command, self._begin(command).result())
+            return
+        key, digest = (letter.user, command.id), hashlib.sha256(body).digest()
+        before = self._memory.find(key)
+        if before is not None and before.command != digest:
+            self._end(letter, command, Effect("id_reused"))
+        elif before is not None:
+            self.counts["repeated"] += 1
+            if before.answer is None:
+                before.add(letter.route)
+            else:
+                self._door.send(letter.route, before.answer)
+        elif self._memory.waiting >= WAITING:
+            self._end(letter, command, Effect("too_many"))
+        else:
+            self._memory.begin(key, digest, letter.route)
+            self._asked[key] = letter, command
+            self._begin(command).add_done_callback(self._pass_on(key))
+
+    def _begin(self, command: Command) -> Future[Effect]:
+        try:
+            return self._desk.carry_out(command)
+        except Exception as error:  # ours, whatever it is: this thread goes on
+            self._ledger.fail(f"{command.verb}: ", error)
+            failed: Future[Effect] = Future()
+            failed.set_result(Effect("failed"))
+            return failed
+
+    def _pass_on(self, key: Key) -> Callable[[Future[Effect]], None]:
+        """Called in whatever thread ends the command."""
+
+        def pass_on(done: Future[Effect]) -> None:
+            self._ended.append((key, done.result()))
+            self._rouse()
+
+        return pass_on
+
+    def _answer(self, key: Key, effect: Effect) -> None:
+        letter, command = self._asked.pop(key)
+        answer = _answer(command.id, effect)
+        asked = self._memory.end(key, answer)
+        self._ledger.record(letter, command, answer)
+        for route in () if asked is None else asked.routes:
+            self._door.send(route, answer)
+
+    def _end(self, letter: Letter, command: Command, effect: Effect) -> None:
+        """A command that is not begun, and not remembered: its id may be another's."""
+        answer = _answer(command.id, effect)
+        self._ledger.record(letter, command, answer)
+        self._door.send(letter.route, answer)
+
+    def _refuse(self, route: Route, asked: str | None, reason: str, detail: str = "") -> None:
+        told = detail or DETAILS[reason]
+        self._door.send(route, Answer(id=asked, outcome="refused", reason=reason, detail=told))
+
+    def _rouse(self) -> None:
+        with self._waking:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    def _release(self) -> None:
+        with self._waking:
+            os.close(self._wake)
+            self._wake = -1
+        self._door.close()
+        self._ledger.close()
+
+
+def _answer(command_id: str, effect: Effect) -> Answer:
+    reason = effect.reason
+    return Answer(
+        id=command_id,
+        outcome="applied" if reason is None else "refused",
+        reason=reason,
+        detail=None if reason is None else DETAILS.get(reason),
+        epoch=effect.epoch,
+        frame_id=effect.frame_id,
+        object_id=effect.object_id,
+        data=effect.data,
+    )

@@ -1,0 +1,210 @@
+"""What a controller may say, and what it hears: one JSON object each, checked by its schema."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+MAX_COMMAND_BYTES: Final = 1 << 16
+_SHOWN: Final = 160
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""Pixels of the full picture."""
+
+
+def _printable(text: str) -> str:
+    """Subscribers refuse a label that is not."""
+    if not text.isprintable():
+        raise ValueError("expected printable characters")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    version: Literal[1] = 1
+
+
+class Mask(BaseModel):
+    """A mask of the full picture as COCO's uncompressed run lengths: column by column, runs of
+    pixels beside and on the object by turns, beginning beside it."""
+
+    model_config = _Said.model_config
+
+    size_hw: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
+    counts: tuple[Count, ...] = Field(min_length=1, max_length=MAX_COMMAND_BYTES)
+
+
+class _Command(_Said):
+    id: Id
+    """Chosen by the controller. A command that comes again is not done again, but answered as
+    before."""
+    epoch: Count | None = None
+    """Of the picture that was looked at; the newest epoch, where it is left out."""
+
+
+class _Shaped(_Command):
+    """One of `box`, `points` with `labels`, `mask`, `text`."""
+
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate] | None = None
+    """x1, y1, x2, y2."""
+    points: tuple[tuple[Coordinate, Coordinate], ...] = Field(default=(), max_length=64)
+    """x, y."""
+    labels: tuple[Literal[0, 1], ...] = Field(default=(), max_length=64)
+    """One for each point: 1 on the object, 0 beside it."""
+    mask: Mask | None = None
+    text: Text | None = None
+    """Only for segmenters that take words."""
+    frame_id: Count | None = None
+    """The frame to apply it on, or the first one after it that is looked at; the next one, where
+    it is left out. A frame that has passed is refused."""
+
+
+class Add(_Shaped):
+    """Follow a new object."""
+
+    verb: Literal["add"]
+    class_id: Annotated[int, Field(ge=0, le=2**15)] = 0
+
+
+class Correct(_Shaped):
+    """Put an object's mask right."""
+
+    verb: Literal["correct"]
+    object_id: Count
+
+
+class Reinit(_Shaped):
+    """Follow an object from this alone, as if it were new."""
+
+    verb: Literal["reinit"]
+    object_id: Count
+
+
+class Remove(_Command):
+    """Follow an object no longer."""
+
+    verb: Literal["remove"]
+    object_id: Count
+    frame_id: Count | None = None
+
+
+class Rename(_Command):
+    """Give an object a label of its own, for as long as it is followed."""
+
+    verb: Literal["rename"]
+    object_id: Count
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+
+
+class Reset(_Command):
+    """Remove all objects."""
+
+    verb: Literal["reset"]
+    frame_id: Count | None = None
+
+
+class Pause(_Command):
+    """Let the detector look for nothing; objects are still followed."""
+
+    verb: Literal["pause"]
+
+
+class Resume(_Command):
+    """Let the detector look again."""
+
+    verb: Literal["resume"]
+
+
+class Snapshot(_Command):
+    """Write the next frame with its masks, and what is known of it, into the run's folder."""
+
+    verb: Literal["snapshot"]
+
+
+class Status(_Command):
+    """Tell how the run is doing, and which objects there are."""
+
+    verb: Literal["status"]
+
+
+class Ping(_Command):
+    """Answer at once."""
+
+    verb: Literal["ping"]
+
+
+Shaped = Add | Correct | Reinit
+Prompting = Shaped | Remove | Reset
+Command = Prompting | Rename | Pause | Resume | Snapshot | Status | Ping
+COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="verb")])
+
+Malformed = Literal["bad_parts", "not_json", "bad_command"]
+
+
+class Answer(_Said):
+    """How a command ended."""
+
+    id: str | None = None
+    """Of the command; left out where it could not be read, as is all that is null."""
+    outcome: Literal["applied", "refused"]
+    reason: str | None = None
+    """Why it was refused, one word; null where it was applied."""
+    detail: str | None = None
+    """The same for a person."""
+    epoch: int | None = None
+    """Of `frame_id`; the newest one, where that is null."""
+    frame_id: int | None = None
+    """The frame that it took effect on; null where it had none."""
+    object_id: int | None = None
+    """The object that it was about, also one that it made."""
+    data: dict[str, Any] | None = None
+    """What `status` and `snapshot` tell."""
+
+
+class CommandError(ValueError):
+    """What came is no command."""
+
+    def __init__(self, reason: Malformed, detail: str, command_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.reason: Malformed = reason
+        self.detail = detail
+        self.command_id = command_id
+
+
+def read_command(raw: bytes) -> Command:
+    """The command in one message; raises `CommandError`."""
+    if len(raw) > MAX_COMMAND_BYTES:
+        raise CommandError("bad_command", f"{len(raw)} bytes, expected at most {MAX_COMMAND_BYTES}")
+    try:
+        return COMMAND.validate_json(raw)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False, include_context=False)
+    first = mistakes[0]
+    if first["type"] == "json_invalid":
+        raise CommandError("not_json", "not one JSON object in UTF-8")
+    where = ".".join(str(part) for part in first["loc"][1:])
+    said = f"{where}: {first['msg']}" if where else first["msg"]
+    raise CommandError("bad_command", said[:_SHOWN], id_in(raw))
+
+
+def id_in(raw: bytes) -> str | None:
+    """The id of what may be no command otherwise; None where none can be read."""
+    try:
+        value = json.loads(raw)
+        found = value.get("id") if isinstance(value, dict) else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, str) and 1 <= len(found) <= 64 and found.isascii() else None

@@ -1,0 +1,208 @@
+"""What each command does: `Desk`. Nothing here waits, and nothing touches the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.control.commands import (
+    Add,
+    Command,
+    Correct,
+    Mask,
+    Pause,
+    Prompting,
+    Reinit,
+    Rename,
+    Resume,
+    Snapshot,
+    Status,
+)
+from pipeline.control.names import Names
+from pipeline.control.seen import Seen, describe
+from pipeline.control.snapshots import Snapshots, Taken
+from stages.base import PromptedSegmenter, SwitchedDetector
+from stages.prompting import Outcome, Prompt
+
+T = TypeVar("T")
+_WAITS_NS: Final = 2_000_000_000
+"""A prompt for the next frame is not for one that comes when the source was away."""
+DETAILS: Final[dict[str, str]] = {
+    "bad_box": "expected x1 < x2 and y1 < y2, finite",
+    "bad_points": "expected 1 to 64 points, each with a label",
+    "bad_mask": "expected a mask of the full picture's size with at least one pixel",
+    "bad_request": "expected exactly one of box, points, mask, text",
+    "outside": "it lies outside the picture that is taken in",
+    "past_epoch": "the stream began anew since",
+    "past_frame": "that frame has passed",
+    "far_frame": "that frame is too far ahead",
+    "expired": "no frame came in time, and the picture may be another by now",
+    "no_frame_yet": "there was no frame yet",
+    "too_many": "too many commands wait",
+    "unknown_object": "no object of that id is followed",
+    "no_slot": "all object slots are in use",
+    "no_text": "this segmenter takes no words",
+    "no_prompts": "this segmenter takes no prompts",
+    "no_class": "there is no such class",
+    "no_detector": "there is no detector that could be paused",
+    "busy": "another snapshot is being written, or there are too many",
+    "failed": "it could not be done, see the log of the run",
+    "stopped": "the run ended",
+    "too_fast": "too many commands a second",
+    "id_reused": "another command had this id",
+}
+"""What a person may want to know of a reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How a command ended."""
+
+    reason: str | None = None
+    epoch: int | None = None
+    frame_id: int | None = None
+    object_id: int | None = None
+    data: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """Carries commands out by handing them to whom they concern."""
+
+    segmenter: PromptedSegmenter | None
+    """None: this one takes no prompts."""
+    detector: SwitchedDetector | None
+    """None: there is nothing to pause."""
+    seen: Seen
+    names: Names
+    snapshots: Snapshots
+    status: Callable[[], Mapping[str, object]]
+    class_names: tuple[str, ...]
+
+    def carry_out(self, command: Command) -> Future[Effect]:
+        """Begin; the result may come in another thread."""
+        match command:
+            case Rename():
+                return self._rename(command)
+            case Pause() | Resume():
+                return self._switch(on=isinstance(command, Resume))
+            case Snapshot():
+                return self._snapshot()
+            case Status():
+                return _done(Effect(epoch=self._epoch(None), data=self._status()))
+            case _ if isinstance(command, Prompting):
+                return self._prompt(command)
+            case _:
+                return _done(Effect(epoch=self._epoch(None)))
+
+    def _prompt(self, command: Prompting) -> Future[Effect]:
+        if self.segmenter is None:
+            return _done(Effect("no_prompts"))
+        epoch = self._epoch(command.epoch)
+        object_id = getattr(command, "object_id", None)
+        shaped = command if isinstance(command, Add | Correct | Reinit) else None
+        class_id = command.class_id if isinstance(command, Add) else 0
+        if class_id and class_id >= len(self.class_names):
+            return _done(Effect("no_class", epoch))
+        mask = None
+        if shaped is not None and shaped.mask is not None:
+            mask = self._decoded(shaped.mask)
+            if mask is None:
+                return _done(Effect("bad_mask", epoch))
+        prompt = Prompt(
+            command.verb,
+            object_id=object_id,
+            box=None if shaped is None else shaped.box,
+            points=() if shaped is None else shaped.points,
+            labels=() if shaped is None else shaped.labels,
+            mask=mask,
+            text=None if shaped is None else shaped.text,
+            class_id=class_id,
+            epoch=epoch,
+            frame_id=command.frame_id,
+            until_ns=time.monotonic_ns() + _WAITS_NS if command.frame_id is None else None,
+        )
+
+        def effect(outcome: Outcome) -> Effect:
+            about = object_id if outcome.object_id is None else outcome.object_id
+            return Effect(outcome.reason, epoch, outcome.frame_id, about)
+
+        return _then(self.segmenter.prompt(prompt).outcome, effect)
+
+    def _decoded(self, mask: Mask) -> NDArray[np.bool_] | None:
+        """bool (H, W); None where it is not of the picture's size, so that none larger is made."""
+        packet, (height, width) = self.seen.packet, mask.size_hw
+        if packet is None or packet.info.size_hw != mask.size_hw:
+            return None
+        if sum(mask.counts) != height * width:
+            return None
+        runs = np.arange(len(mask.counts)) % 2 == 1
+        return np.ascontiguousarray(np.repeat(runs, mask.counts).reshape(width, height).T)
+
+    def _rename(self, command: Rename) -> Future[Effect]:
+        epoch = self._epoch(command.epoch)
+        if epoch is None:
+            return _done(Effect("no_frame_yet"))
+
+        def effect(frame_id: int | None) -> Effect:
+            reason = "unknown_object" if frame_id is None else None
+            return Effect(reason, epoch, frame_id, command.object_id)
+
+        return _then(self.names.ask(epoch, command.object_id, command.name), effect)
+
+    def _switch(self, *, on: bool) -> Future[Effect]:
+        if self.detector is None:
+            return _done(Effect("no_detector"))
+        epoch = self._epoch(None)
+        return _then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
+
+    def _snapshot(self) -> Future[Effect]:
+        taking = self.snapshots.ask()
+        if taking is None:
+            return _done(Effect("busy", self._epoch(None)))
+
+        def effect(taken: Taken) -> Effect:
+            return Effect(None, taken.epoch, taken.frame_id, data={"files": list(taken.files)})
+
+        return _then(taking, effect)
+
+    def _status(self) -> dict[str, Any]:
+        packet = self.seen.packet
+        return {
+            **self.status(),
+            "class_names": list(self.class_names),
+            "takes_prompts": self.segmenter is not None,
+            "detector_on": None if self.detector is None else self.detector.switch.on,
+            "newest": None if packet is None else describe(packet, self.class_names),
+        }
+
+    def _epoch(self, asked: int | None) -> int | None:
+        """The epoch that a command is for: what it says, else the newest that could be seen."""
+        packet = self.seen.packet
+        return asked if asked is not None or packet is None else packet.info.epoch
+
+
+def _done(effect: Effect) -> Future[Effect]:
+    future: Future[Effect] = Future()
+    future.set_result(effect)
+    return future
+
+
+def _then(source: Future[T], effect: Callable[[T], Effect]) -> Future[Effect]:
+    """What `effect` makes of the result of ``source``, once it is there."""
+    made: Future[Effect] = Future()
+
+    def pass_on(done: Future[T]) -> None:
+        try:
+            made.set_result(effect(done.result()))
+        except Exception:
+            made.set_result(Effect("failed"))
+
+    source.add_done_callback(pass_on)
+    return made

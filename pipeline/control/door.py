@@ -1,0 +1,106 @@
+"""The socket of the control channel: `Door`. What comes in, bounded; what goes out, unwaited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from kpi.events import ControlOutcome
+from pipeline.control.commands import MAX_COMMAND_BYTES, Answer
+from pipeline.control.config import ControlConfig
+from pipeline.control.memory import Route
+from stages.errors import ControlError
+from stages.local_sockets import BindError, bound, endpoint_of
+
+_OPTIONS: Final = {
+    zmq.MAXMSGSIZE: MAX_COMMAND_BYTES,  # who sends more is cut off
+    zmq.RCVHWM: 16,
+    zmq.SNDHWM: 64,  # what a controller that never reads does not take is dropped
+    zmq.LINGER: 200,
+}
+_EVENTS_A_TURN: Final = 256
+_TOLD: Final[dict[int, ControlOutcome]] = {
+    zmq.EVENT_ACCEPTED: "connected",
+    zmq.EVENT_HANDSHAKE_SUCCEEDED: "let_in",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "uninvited",
+}
+"""What libzmq tells of connections. (It tells of failed handshakes, too, but not of all.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One message of a controller."""
+
+    peer: bytes
+    """Its connection."""
+    user: str
+    """The name of its key; empty without CURVE."""
+    route: Route
+    body: bytes | None
+    """None: it had not one part."""
+
+
+class Door:
+    """A bound ROUTER socket. Made in one thread, it then belongs to another."""
+
+    def __init__(self, config: ControlConfig) -> None:
+        """Bind. Raises `ConfigError` for an endpoint beyond this host and for keys that are none,
+        `ControlError` for one that cannot be bound."""
+        self._context = zmq.Context()
+        try:
+            self.socket = bound(
+                self._context, zmq.ROUTER, "control", config.endpoint, _OPTIONS, config
+            )
+        except BindError as error:
+            self._context.term()
+            raise ControlError(str(error)) from error
+        except BaseException:
+            self._context.term()
+            raise
+        self.endpoint = endpoint_of(self.socket)
+        """What was bound, with the port in numbers."""
+        self.monitor = self.socket.get_monitor_socket(sum(_TOLD))
+
+    def receive(self) -> Letter | None:
+        """The next message; None where none waits."""
+        try:
+            frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return None
+        peer, rest = frames[0].bytes, frames[1:]
+        route: Route = (peer,)
+        if len(rest) == 2 and len(rest[0]) == 0:  # a REQ socket's delimiter
+            route, rest = (peer, b""), rest[1:]
+        body = rest[0].bytes if len(rest) == 1 else None
+        return Letter(peer, _user(frames[-1]), route, body)
+
+    def send(self, route: Route, answer: Answer) -> None:
+        """Never waits: an answer for who is gone, or does not read, is dropped."""
+        body = answer.model_dump_json(exclude_none=True).encode()
+        with suppress(zmq.Again):
+            self.socket.send_multipart([*route, body], zmq.NOBLOCK)
+
+    def connections(self) -> Iterator[ControlOutcome]:
+        """What became of connections since the last call."""
+        for _ in range(_EVENTS_A_TURN):
+            if not self.monitor.poll(0):
+                break
+            yield _TOLD[recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"]]
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close()
+        self._context.term()
+
+
+def _user(frame: zmq.Frame) -> str:
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""

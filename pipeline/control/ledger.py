@@ -1,0 +1,50 @@
+"""What the channel counts, tells and writes down: `Ledger`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Final
+
+from kpi import emit
+from kpi.events import ControlCommands, ControlOutcome, ErrorRaised
+from pipeline.control.audit import AuditLog
+from pipeline.control.commands import Answer, Command, Ping
+from pipeline.control.door import Letter
+
+_TELL_EVERY_S: Final = 1.0
+
+
+class Ledger:
+    """Belongs to the channel's thread; `counts` may be read from any."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[ControlOutcome] = Counter()
+        """How messages and connections ended, since the start."""
+        self.audit: AuditLog | None = None
+        self._told: Counter[ControlOutcome] = Counter()
+        self._tell_at = 0.0
+
+    def record(self, letter: Letter, command: Command, answer: Answer) -> None:
+        """A command ended."""
+        self.counts[answer.outcome] += 1
+        if self.audit is not None and not isinstance(command, Ping):
+            self.audit.write(letter.user, letter.peer, command, answer)
+
+    def fail(self, where: str, error: Exception) -> None:
+        """An error of ours."""
+        emit(ErrorRaised("control", f"{where}{type(error).__name__}: {error}"))
+
+    def tell(self, *, now: bool = False) -> None:
+        """What is new, once a second."""
+        if not now and time.monotonic() < self._tell_at:
+            return
+        self._tell_at = time.monotonic() + _TELL_EVERY_S
+        new = self.counts - self._told
+        if new:
+            emit(ControlCommands(dict(new)))
+        self._told = self.counts.copy()
+
+    def close(self) -> None:
+        if self.audit is not None:
+            self.audit.close()

@@ -1,0 +1,67 @@
+"""What was asked before: a command that comes again is not done again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.control.commands import Answer
+
+REMEMBERED: Final = 1024
+"""Answers that are kept for a repetition."""
+WAITING: Final = 64
+"""Commands that may be without an answer at once."""
+_ROUTES: Final = 4
+
+Route = tuple[bytes, ...]
+"""The frames before an answer: where to, and a REQ socket's delimiter."""
+Key = tuple[str, str]
+"""Who asked (the name of its key; empty without CURVE), and the command's id."""
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """One command and where its answer goes."""
+
+    command: bytes
+    routes: list[Route] = field(default_factory=list)
+    answer: Answer | None = None
+
+    def add(self, route: Route) -> None:
+        """One more place for the answer; the oldest gives way."""
+        if route not in self.routes:
+            self.routes = [*self.routes, route][-_ROUTES:]
+
+
+class Memory:
+    """The last `REMEMBERED` commands by who asked and id; those without an answer are kept."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[Key, Asked] = OrderedDict()
+        self.waiting = 0
+
+    def find(self, key: Key) -> Asked | None:
+        return self._asked.get(key)
+
+    def begin(self, key: Key, command: bytes, route: Route) -> Asked:
+        """Remember a new command."""
+        asked = self._asked[key] = Asked(command, [route])
+        self.waiting += 1
+        return asked
+
+    def end(self, key: Key, answer: Answer) -> Asked | None:
+        """Its answer; None where there is none to give, or it was given."""
+        asked = self._asked.get(key)
+        if asked is None or asked.answer is not None:
+            return None
+        asked.answer = answer
+        self.waiting -= 1
+        self._asked.move_to_end(key)
+        if len(self._asked) > REMEMBERED:
+            oldest = next(name for name, each in self._asked.items() if each.answer is not None)
+            del self._asked[oldest]
+        return asked
+
+    def unanswered(self) -> list[Key]:
+        return [key for key, asked in self._asked.items() if asked.answer is None]

@@ -1,0 +1,44 @@
+"""What people call objects: `Names`."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import replace
+
+from stages.packets import HostPacket
+
+
+class Names:
+    """Labels by object id, of the newest epoch; forgotten with their objects.
+
+    `ask` may be called from any thread; `named` belongs to egress, before any sink sees a packet.
+    """
+
+    def __init__(self) -> None:
+        self._asked: deque[tuple[int, int, str, Future[int | None]]] = deque()
+        self._names: dict[int, str] = {}
+        self._epoch = -1
+
+    def ask(self, epoch: int, object_id: int, name: str) -> Future[int | None]:
+        """Name an object from the next packet on, whose frame id is the result; None where there
+        is no such object in it, or the epoch is another."""
+        told: Future[int | None] = Future()
+        self._asked.append((epoch, object_id, name, told))
+        return told
+
+    def named(self, packet: HostPacket) -> HostPacket:
+        """The packet with its objects' names."""
+        if not self._asked and not self._names:
+            return packet
+        info, there = packet.info, set(packet.object_ids.tolist())
+        if info.epoch != self._epoch:
+            self._epoch, self._names = info.epoch, {}
+        while self._asked:
+            epoch, object_id, name, told = self._asked.popleft()
+            found = epoch == info.epoch and object_id in there
+            if found:
+                self._names[object_id] = name
+            told.set_result(info.frame_id if found else None)
+        self._names = {key: name for key, name in self._names.items() if key in there}
+        return replace(packet, names=dict(self._names))
