@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from kpi.detail import DetailName
 from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, SourceConfig
-from pipeline.config_errors import explain
+from pipeline.config_errors import UNKNOWN_KEY, expected_keys, explain
 from pipeline.control.config import ControlConfig
 from pipeline.http_config import HttpConfig
 from pipeline.reach import with_curve, with_insecure_bind
@@ -49,7 +49,15 @@ def _member_of(registry: Registry[Any]) -> BeforeValidator:
             raise PydanticCustomError(
                 "kind", "kind: got {kind}, expected one of {known}", {"kind": kind, "known": known}
             )
-        return registry.config_class(kind).model_validate(value)
+        section = registry.config_class(kind)
+        keys = list(section.model_fields)
+        for key in value:
+            if key not in keys:
+                hint = expected_keys(str(key), keys)
+                raise PydanticCustomError(
+                    UNKNOWN_KEY, "{key}: unknown key{hint}", {"key": key, "hint": hint}
+                )
+        return section.model_validate(value)
 
     return BeforeValidator(choose)
 

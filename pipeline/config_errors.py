@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+UNKNOWN_KEY = "unknown_key"
+"""Type of the error of a section whose class alone knows its keys; its message begins with one."""
 _VALUE_CHARACTERS = 80
 _WORDING = {"Input should be ": "expected ", "String should ": "expected to "}
 
@@ -23,6 +26,8 @@ def _line(mistake: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 (pydanti
     message = str(mistake["msg"]).removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         return f"{key}: unknown key{_suggestion(mistake['loc'], model)}"
+    if mistake["type"] == UNKNOWN_KEY:
+        return f"{key}.{message}"
     if mistake["type"] == "missing":
         return f"{key}: missing key (expected a value)"
     for opening, expected in _WORDING.items():
@@ -38,9 +43,19 @@ def _shown(value: object) -> str:
 
 
 def _suggestion(loc: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """Near names among the top-level keys; deeper sections differ by kind."""
-    known = list(model.model_fields) if len(loc) == 1 else []
-    near = get_close_matches(str(loc[-1]), known, n=1)
+    for part in loc[:-1]:
+        field = model.model_fields.get(str(part))
+        inside = () if field is None else (field.annotation, *get_args(field.annotation))
+        models = [one for one in inside if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not models:
+            return ""
+        model = models[0]
+    return expected_keys(str(loc[-1]), list(model.model_fields))
+
+
+def expected_keys(key: str, known: Sequence[str]) -> str:
+    """What stands behind an unknown key, in brackets: the near one, else all; "" for none."""
+    near = get_close_matches(key, known, n=1)
     if near:
         return f" (did you mean {near[0]}?)"
     return f" (expected one of {', '.join(known)})" if known else ""

@@ -73,7 +73,8 @@ def test_an_override_may_switch_a_section_off(tmp_path: Path) -> None:
     [
         (MINIMAL + "colour: red\n", ["colour", "unknown key"]),
         (MINIMAL + "devise: cpu\n", ["devise", "unknown key", "device"]),
-        (MINIMAL.replace("seed: 1", "sead: 1"), ["source.sead", "unknown key"]),
+        (MINIMAL.replace("seed: 1", "sead: 1"), ["source.sead", "unknown key", "seed"]),
+        (MINIMAL + "grab: {dept: 3}\n", ["grab.dept", "unknown key", "depth"]),
         (MINIMAL.replace("name: t\n", ""), ["name", "missing"]),
         (MINIMAL + "name: u\n", ["duplicate key 'name'", "line 5"]),
         (MINIMAL.replace("max_objects: 2", "max_objects: many"), ["max_objects", "'many'", "int"]),
@@ -126,7 +127,7 @@ def test_a_python_tag_is_not_executed(tmp_path: Path) -> None:
         ("=1", "expected KEY.KEY=VALUE"),
         ("a..b=1", "expected KEY.KEY=VALUE"),
         ("name.first=x", "name is a value"),
-        ("source.no_such_key=1", "source.no_such_key: unknown key"),
+        ("source.no_such_key=1", "source.no_such_key: unknown key (expected one of kind, "),
         ("no.such=1", "no: unknown key"),
         ("source.seed=[1", "--set source.seed=[1"),
         ("source.seed=-1", "source.seed"),
