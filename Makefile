@@ -11,8 +11,9 @@ BENCHES := quality residency parity tracker_speed soak kpi_overhead scrape_storm
 demo: $(READY)
 	$(BIN)/maskstream run configs/demo.yaml --frames $(FRAMES)
 
+# Two processes with a thread each: most tests wait for others or use one core.
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
