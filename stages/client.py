@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
 
 import zmq
 
+from stages.connecting import Closing, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError, MaskstreamError
 from stages.wire import (
@@ -31,7 +31,7 @@ class StaleError(MaskstreamError):
         """The result that came too late; None where none came."""
 
 
-class Subscriber:
+class Subscriber(Closing):
     """A subscription that counts what it missed. Use it from one thread.
 
     It may be made before the publisher is there, and finds it again after a loss of connection.
@@ -80,17 +80,11 @@ class Subscriber:
             for kinds in [(kind,) for kind in topics] if latest_only else [tuple(topics)]:
                 socket = self._subscribed(kinds, source_id)
                 conflate = latest_only and kinds in (("result",), ("frame",))
-                _set_options(socket, high_water_mark, conflate, reconnect_ms)
-                if keys is not None:
-                    keys.give(socket)
-                socket.connect(endpoint)
+                connect(socket, endpoint, _options(high_water_mark, conflate, reconnect_ms), keys)
                 self._poller.register(socket, zmq.POLLIN)
-        except zmq.ZMQError as error:
+        except ConfigError:
             self.close()
-            raise ConfigError(
-                f"cannot connect to {endpoint!r}: {error.strerror} "
-                "(expected tcp://HOST:PORT or ipc://PATH)"
-            ) from error
+            raise
 
     def _subscribed(self, kinds: Sequence[Kind], source_id: str | None) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.SUB)
@@ -175,17 +169,6 @@ class Subscriber:
         while (message := self.receive()) is not None:
             yield message
 
-    def __enter__(self) -> Subscriber:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _begin(self, message: ResultMessage | StateMessage) -> None:
         """What an earlier run of the publisher made is not to be waited for."""
         if self._runs.setdefault(message.source_id, message.run) != message.run:
@@ -214,10 +197,10 @@ class Subscriber:
             self.lost += missing
 
 
-def _set_options(
-    socket: zmq.Socket[bytes], high_water_mark: int, conflate: bool, reconnect_ms: tuple[int, int]
-) -> None:
-    options = {
+def _options(
+    high_water_mark: int, conflate: bool, reconnect_ms: tuple[int, int]
+) -> Mapping[zmq.SocketOption, int]:
+    return {
         zmq.RCVHWM: high_water_mark,
         zmq.CONFLATE: int(conflate),
         zmq.LINGER: 0,
@@ -232,5 +215,3 @@ def _set_options(
         zmq.TCP_KEEPALIVE_CNT: 3,
         zmq.HANDSHAKE_IVL: 5000,
     }
-    for option, value in options.items():
-        socket.setsockopt(option, value)

@@ -8,13 +8,13 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Final, Literal
 
 import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from stages.connecting import Closing, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError, ControlError
 
@@ -46,7 +46,7 @@ class Answer:
     """What `status` and `snapshot` tell."""
 
 
-class Controller:
+class Controller(Closing):
     """One DEALER socket; a command, then its answer. Use it from one thread.
 
     It may be made before the run is there, and finds it again after a loss of connection. A
@@ -77,18 +77,11 @@ class Controller:
             zmq.HEARTBEAT_TTL: 3000,
             zmq.HANDSHAKE_IVL: 5000,
         }
-        for option, value in options.items():
-            self._socket.setsockopt(option, value)
         try:
-            if keys is not None:
-                keys.give(self._socket)
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
+            connect(self._socket, endpoint, options, keys)
+        except ConfigError:
             self.close()
-            raise ConfigError(
-                f"cannot connect to {endpoint!r}: {error.strerror} "
-                "(expected tcp://HOST:PORT or ipc://PATH)"
-            ) from error
+            raise
 
     def send(
         self,
@@ -151,17 +144,6 @@ class Controller:
     def close(self) -> None:
         self._socket.close(linger=0)
         self._context.term()
-
-    def __enter__(self) -> Controller:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _await(self, command_id: str, until_s: float) -> Answer | None:
         """The answer to this command; those to earlier ones are skipped."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from types import TracebackType
 
 import numpy as np
 import zmq
 from numpy.typing import NDArray
 
+from stages.connecting import Closing, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
 from stages.wire_envelope import topic
@@ -19,7 +19,7 @@ from stages.wire_frames import FrameMessage, encode_frame
 _MAX_INBOUND_BYTES = 1024  # runs send nothing but subscriptions
 
 
-class FrameSender:
+class FrameSender(Closing):
     """One socket that sends pictures to the source of kind `zmq`. Use it from one thread.
 
     It may be made before the run is there, and finds it again after a loss of connection. Sending
@@ -56,18 +56,11 @@ class FrameSender:
             zmq.HEARTBEAT_TTL: 3000,
             zmq.HANDSHAKE_IVL: 5000,
         }
-        for option, value in options.items():
-            self._socket.setsockopt(option, value)
         try:
-            if keys is not None:
-                keys.give(self._socket)
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
+            connect(self._socket, endpoint, options, keys)
+        except ConfigError:
             self.close()
-            raise ConfigError(
-                f"cannot connect to {endpoint!r}: {error.strerror} "
-                "(expected tcp://HOST:PORT or ipc://PATH)"
-            ) from error
+            raise
 
     def send(
         self,
@@ -113,14 +106,3 @@ class FrameSender:
         """Deliver for half a second at most, and release everything."""
         self._socket.close()
         self._context.term()
-
-    def __enter__(self) -> FrameSender:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,13 +14,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Protocol
 
 import torch
 import zmq
 from torch import Tensor
 
+from stages.connecting import Closing, connect
 from stages.cuda_ring import KIND, CudaView
 from stages.errors import ConfigError
 from stages.ring_block import Copied
@@ -63,7 +63,7 @@ class IpcResult:
         return bits.flatten(-2)[..., : self.width].bool()
 
 
-class IpcSubscriber:
+class IpcSubscriber(Closing):
     """Takes the results' headers from the ZMQ endpoint and their masks from the ring. One thread.
 
     `torn` counts results whose slot was written again before they were copied, `without` those
@@ -90,18 +90,12 @@ class IpcSubscriber:
         self._views: dict[str, RingView] = {}
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
+        self._socket.subscribe(b"result/" if source_id is None else topic("result", source_id))
         try:
-            for option, value in _OPTIONS.items():
-                self._socket.setsockopt(option, value)
-            every = b"result/" if source_id is None else topic("result", source_id)
-            self._socket.subscribe(every)
-            self._socket.connect(results)
-        except zmq.ZMQError as error:
+            connect(self._socket, results, _OPTIONS)
+        except ConfigError:
             self.close()
-            raise ConfigError(
-                f"cannot connect to {results!r}: {error.strerror} "
-                "(expected tcp://HOST:PORT or ipc://PATH)"
-            ) from error
+            raise
 
     def receive(self, timeout_s: float | None = None) -> IpcResult | None:
         """The next result whose masks are still there, or None when none came in time; None as
@@ -126,17 +120,6 @@ class IpcSubscriber:
         self._views.clear()
         self._socket.close(linger=0)
         self._context.term()
-
-    def __enter__(self) -> IpcSubscriber:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _take(self, data: bytes) -> IpcResult | None:
         message = decode(data)
