@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -131,34 +132,20 @@ def assemble(
 
     Raises `ConfigError`, `SourceError` or another `MaskstreamError`; nothing is written.
     """
-    cuda_ipc = build_cuda_ipc(config, device)
-    if cuda_ipc is not None:
-        stack.callback(cuda_ipc.close)
-    source = SOURCES.create(config.source)
-    stack.callback(source.close)
+    cuda_ipc = _closed_by(stack, build_cuda_ipc(config, device))
+    source = _closed_by(stack, SOURCES.create(config.source))
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
     status = RunStatus(config.name, source.source_id, tally, _health(config, tally))
-    metrics = PrometheusSink(
-        source.source_id,
-        tuple(tally.host_ms),
-        versions(),
-        gpu_clock=device.type == "cuda",
-        expected=_expected(config),
-        judge=Judge(status.health.not_live, status.health.not_ready),
-    )
+    metrics = _metrics(config, device, source.source_id, tally, status)
     http = serve(config.http, metrics, status, stack)
     detector = DETECTORS.create(config.detector, device)
     classes = detector.class_names
-    segmenter = SEGMENTERS.create(config.segmenter, device, len(classes))
-    stack.callback(segmenter.close)  # egress does it earlier, unless it hangs
+    # Egress closes it earlier, unless it hangs.
+    segmenter = _closed_by(stack, SEGMENTERS.create(config.segmenter, device, len(classes)))
     names = (*classes, *segmenter.prompt_names)
-    publisher = build_publisher(config, source.source_id, names)
-    if publisher is not None:
-        stack.callback(publisher.close)
+    publisher = _closed_by(stack, build_publisher(config, source.source_id, names))
     pictures = build_picture_tap(config, publisher, segmenter.identity)
-    openigtlink = build_openigtlink_out(config, source.source_id, names)
-    if openigtlink is not None:
-        stack.callback(openigtlink.close)
+    openigtlink = _closed_by(stack, build_openigtlink_out(config, source.source_id, names))
     ring = None if cuda_ipc is None else cuda_ipc.ring
     control = build_control(
         config.control,
@@ -192,6 +179,32 @@ def assemble(
         metrics=metrics,
         http=http,
         status=status,
+    )
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+Part = TypeVar("Part", bound=_Closes | None)
+
+
+def _closed_by(stack: ExitStack, part: Part) -> Part:
+    if part is not None:
+        stack.callback(part.close)
+    return part
+
+
+def _metrics(
+    config: RunConfig, device: torch.device, source_id: str, tally: Tally, status: RunStatus
+) -> PrometheusSink:
+    return PrometheusSink(
+        source_id,
+        tuple(tally.host_ms),
+        versions(),
+        gpu_clock=device.type == "cuda",
+        expected=_expected(config),
+        judge=Judge(status.health.not_live, status.health.not_ready),
     )
 
 
