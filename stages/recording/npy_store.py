@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.recording.entries import Gap, State, VideoLogits
 from stages.recording.files import Files, is_gone, write_all, write_file
-from stages.recording.layout import Buffer, payload_crc
+from stages.recording.layout import Buffer, joint_crc
 from stages.recording.ledger import Clock
 from stages.recording.npy_names import INDEX, ids_name, logits_name
 from stages.recording.sealed_json import sealed
@@ -52,8 +52,8 @@ class NpyStore:
             "kind": "frame",
             **asdict(at),
             "shape": list(frame.values.shape),
-            "logits_crc32c": payload_crc(logits),
-            "ids_crc32c": payload_crc(ids),
+            "logits_crc32c": joint_crc(logits),
+            "ids_crc32c": joint_crc(ids),
         }
         return self._put(told)
 

@@ -15,7 +15,7 @@ from stages.recording import zstd
 from stages.recording.encode import DTYPES, parse_json
 from stages.recording.entry import Json, Kind, Stamp
 from stages.recording.fields import Fields
-from stages.recording.layout import CODECS, Head, payload_crc
+from stages.recording.layout import CODECS, Head, joint_crc
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,12 +31,12 @@ class StoredRecord:
     _payload: memoryview
 
     @classmethod
-    def read(cls, head: Head, json_padded: bytes, payload: memoryview, where: str) -> StoredRecord:
-        """Check and decompress ``payload``, which is padded; raises `RecordingError`."""
-        if payload_crc([payload]) != head.payload_crc:
-            raise RecordingError(f"{where}: its check sum is wrong: the payload is damaged")
-        values = parse_json(json_padded, where)
-        data = payload[: head.payload_bytes]
+    def read(cls, head: Head, body: memoryview, where: str) -> StoredRecord:
+        """Check ``body``, all that follows the head, and decompress it; raises `RecordingError`."""
+        if joint_crc([body]) != head.body_crc:
+            raise RecordingError(f"{where}: its check sum is wrong: the record is damaged")
+        values = parse_json(bytes(body[: head.json_bytes]), where)
+        data = body[head.json_bytes :][: head.payload_bytes]
         if CODECS[head.codec] == "zstd":
             data = memoryview(zstd.decompress(data, head.raw_bytes, where))
         names = frozenset(name for name, *_ in _listed(values, len(data), where))
