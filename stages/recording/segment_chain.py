@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from stages.recording.encode import Body, encode
-from stages.recording.entries import Gap, State
+from stages.recording.entries import Book, Gap
 from stages.recording.files import Files
 from stages.recording.layout import SegmentHead, segment_name
 from stages.recording.ledger import Clock
@@ -112,8 +112,8 @@ class SegmentChain:
             self._rotate()
         self.sync_if_due()
 
-    def end(self, state: State) -> None:
-        self._put(encode(state.entry()))
+    def end(self, book: Book) -> None:
+        self._put(encode(book.entry()))
         self._finish()
 
     def suspend(self) -> int | None:
@@ -163,7 +163,7 @@ class SegmentChain:
         due = self._finished.due(self._options.keep, open_bytes, self._clock.unix_ns())
         if not due:
             return
-        self._put(encode(State("retired", {"through": due[-1].number}).entry()))
+        self._put(encode(Book("retired", {"through": due[-1].number}).entry()))
         for segment in due:
             with suppress(OSError):  # tried again when the next segment begins
                 self._files.remove(segment_name(segment.number), self._folder_fd)

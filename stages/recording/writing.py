@@ -49,7 +49,7 @@ def create_npy(
 
 def _begun(folder: RecordingFolder, manifest: Manifest, files: Files | None) -> RecordingFolder:
     try:
-        write_file(files or OsFiles(), NAME, folder.fd, [render(manifest)], sync=True)
+        write_file(files or OsFiles(), NAME, folder.fd, [render(manifest)])
     except OSError as error:
         folder.close()
         raise RecordingError(
