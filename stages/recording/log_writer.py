@@ -13,7 +13,8 @@ from stages.recording.folder import RecordingFolder
 from stages.recording.ledger import Clock, WriterStatus
 from stages.recording.manifest import Manifest, render
 from stages.recording.pausing import PausingWriter
-from stages.recording.segment_chain import LogStart, SegmentChain, SegmentOptions
+from stages.recording.retention import LogStart
+from stages.recording.segment_chain import SegmentChain, SegmentOptions
 from stages.recording.space import Space, SpaceLimits
 
 

@@ -7,11 +7,13 @@ import io
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.errors import RecordingError
 from stages.recording.entries import Book, Gap, VideoLogits
 from stages.recording.files import Files, discard, is_gone, write_all, write_temporary
 from stages.recording.layout import Buffer, joint_crc
@@ -147,3 +149,15 @@ def _npy(array: NDArray[Any]) -> list[Buffer]:
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     return [head.getvalue(), array.reshape(-1).view(np.uint8).data]
+
+
+def cut_torn_line(index: Path) -> None:
+    """Cut off what a process that was killed left of a line; raises `RecordingError`."""
+    try:
+        with index.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RecordingError(f"{index}: cannot be written to: {error.strerror}") from error

@@ -44,6 +44,8 @@ class Table:
     """Behind the last whole record, of one that was not written to its end."""
     is_sealed: bool
     """Whether an index and a footer end it."""
+    next_seq: int
+    """One more than the number of its last record; 0 where it has none."""
 
 
 class SegmentFile:
@@ -81,8 +83,10 @@ class SegmentFile:
 
     def table(self) -> Table:
         """From the index, or from the records themselves where that is missing or damaged."""
-        rows = self._indexed()
-        return self.scan() if rows is None else Table(rows, (), 0, True)
+        index = self._index()
+        if index is None:
+            return self.scan()
+        return Table(index.array("rows").view(INDEX_DTYPE), (), 0, True, index.seq + 1)
 
     def scan(self) -> Table:
         """From the records' heads alone."""
@@ -105,20 +109,22 @@ class SegmentFile:
         if head is None and not sealed and not _may_begin(self._read(at, torn)):
             flaws.append(f"{torn} bytes at {at} are no record")
             torn = 0
-        return Table(np.array(rows, INDEX_DTYPE), tuple(flaws), torn, sealed)
+        found = np.array(rows, INDEX_DTYPE)
+        next_seq = int(found["seq"][-1]) + 1 if rows else 0
+        return Table(found, tuple(flaws), torn, sealed, next_seq)
 
-    def _indexed(self) -> NDArray[np.void] | None:
+    def _index(self) -> StoredRecord | None:
+        """The index, where it and the footer are whole."""
         footer = self._footer(self.nbytes - FOOTER_BYTES)
         if footer is None:
             return None
         try:
             record = self.record(footer[0])
+            rows = record.array("rows")
         except RecordingError:
             return None
-        rows = record.array("rows") if record.kind == "index" else np.zeros(0, np.uint8)
-        if rows.nbytes != footer[1] * INDEX_DTYPE.itemsize:
-            return None
-        return rows.view(INDEX_DTYPE)
+        fits = record.kind == "index" and rows.nbytes == footer[1] * INDEX_DTYPE.itemsize
+        return record if fits else None
 
     def _footer(self, at: int) -> tuple[int, int] | None:
         """Of a footer that is all that lies from ``at`` on."""
