@@ -38,11 +38,11 @@ SIZE_HW = (24, 40)
 
 
 def log_options(nbytes: int = 1 << 20, compress: bool = False, **segments: object) -> LogOptions:
-    return LogOptions(SegmentOptions(nbytes, **segments), ANY_SPACE, compress=compress)  # type: ignore[arg-type]
+    return LogOptions(SegmentOptions(nbytes, **segments), ANY_SPACE, compress=compress)
 
 
 def manifest(layout: str = "log", session_id: str = "s") -> Manifest:
-    return Manifest(layout, session_id)  # type: ignore[arg-type]
+    return Manifest(layout, session_id)
 
 
 def low_logits(frame_id: int, objects: int = 2, size: int = 4) -> NDArray[np.float32]:
@@ -142,7 +142,7 @@ def offered(seed: int) -> Iterator[Callable[[], Entry]]:
     frame_id = 0
     while True:
         nbytes = int(10 ** sizes.uniform(1, 6.3))
-        yield lambda frame_id=frame_id, nbytes=nbytes: message(frame_id, nbytes)  # type: ignore[misc]
+        yield lambda frame_id=frame_id, nbytes=nbytes: message(frame_id, nbytes)
         frame_id += 1
 
 

@@ -90,8 +90,7 @@ def check_books(played: Played) -> None:
     assert status.written + status.dropped == status.offered
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("code", "times"), [(errno.EIO, 1), (errno.ENOSPC, 3)])
 def test_a_fault_at_any_call_of_a_log_pauses_it_for_a_while(
     tmp_path: Path, code: int, times: int
 ) -> None:
@@ -119,8 +118,7 @@ def test_a_fault_at_any_call_of_a_log_pauses_it_for_a_while(
                 assert os.strerror(code) in {gap.reason for gap in recording.gaps()}
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("code", "times"), [(errno.EIO, 1), (errno.ENOSPC, 3)])
 def test_a_fault_at_any_call_of_npy_files_pauses_them_for_a_while(
     tmp_path: Path, code: int, times: int
 ) -> None:

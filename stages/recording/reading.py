@@ -28,8 +28,9 @@ def open_recording(path: Path | str) -> Recording:
         raise RecordingError(
             f"{folder}: {error.strerror} (expected the folder of a recording)"
         ) from error
-    if manifests.NAME in names and manifests.load(folder).layout == "log":
-        return LogRecording(folder)
-    if manifests.NAME in names or any(frame_of(name) is not None for name in names):
+    if any(frame_of(name) is not None for name in names):
         return NpyRecording(folder)
+    if manifests.NAME in names:  # nothing was written yet
+        is_log = manifests.load(folder).layout == "log"
+        return LogRecording(folder) if is_log else NpyRecording(folder)
     raise RecordingError(f"{folder}: no recording (expected segment-*.log, or frame_*.npy)")
