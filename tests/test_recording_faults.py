@@ -163,7 +163,6 @@ def test_a_quota_is_not_exceeded(tmp_path: Path) -> None:
     played = play_log(tmp_path, FailingFiles(), options)
     assert 0 < played.status.written < PLAYED_FRAMES
     assert played.status.reason == "quota of 4000 bytes used up"
-    assert played.status.pauses == 1
     logs = sum(path.stat().st_size for path in played.path.glob("segment-*"))
     assert logs <= quota
 

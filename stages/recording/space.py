@@ -9,8 +9,7 @@ from stages.recording.ledger import Clock
 
 _EVERY_S = 0.5
 _EVERY_BYTES = 16 << 20
-_GAP_BYTES = 4096
-"""Room for the record of the gap."""
+_SPARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +40,22 @@ class Space:
         self._clock = clock
         self._asked_at = float("-inf")
         self._since = 0
-        self._refused = 0
-        """Bytes for which the quota had no room."""
 
     def refusal(self, used_bytes: int, wanted_bytes: int, resuming: bool) -> str | None:
         """Why ``wanted_bytes`` may not be added to the ``used_bytes`` of the recording; None where
         they may. Raises `OSError` where the disk cannot be asked."""
         limits = self._limits
-        # Going on for less than was refused would only be refused again.
-        least = max(wanted_bytes, self._refused + _GAP_BYTES) if resuming else wanted_bytes
-        if limits.quota_bytes is not None and used_bytes + least > limits.quota_bytes:
-            self._refused = self._refused if resuming else wanted_bytes
+        quota = limits.quota_bytes
+        # Going on takes some room: else it would flicker until the last bytes are used up.
+        spare = quota // _SPARE if quota is not None and resuming else 0
+        if quota is not None and used_bytes + wanted_bytes + spare > quota:
             return f"quota of {limits.quota_bytes} bytes used up"
         now = self._clock.monotonic()
         self._since += wanted_bytes
         if not resuming and now < self._asked_at + _EVERY_S and self._since < _EVERY_BYTES:
             return None
         self._asked_at, self._since = now, 0
-        room = limits.resume_free_bytes if resuming else limits.min_free_bytes
-        if self._free_bytes() - wanted_bytes < room:
-            return f"less than {room} bytes free on the disk"
+        least = limits.resume_free_bytes if resuming else limits.min_free_bytes
+        if self._free_bytes() - wanted_bytes < least:
+            return f"less than {least} bytes free on the disk"
         return None
