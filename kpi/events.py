@@ -21,6 +21,9 @@ ControlOutcome = Literal[
 """`bad_parts`, `not_json` and `bad_command` were no commands; `failed`: an error of ours. The last
 three are connections: all of them, those that got in, and those whose key is not allowed. Who was
 connected and not let in spoke no ZMTP, or had no key that is allowed."""
+SubscriberOutcome = Literal["heard", "refused", "connected", "let_in", "uninvited"]
+"""`heard`: a subscription, or one taken back; `refused`: a message that is neither. The last three
+are connections, as of `ControlOutcome`."""
 RecorderStateName = Literal["recording", "paused"]
 SourceState = Literal[
     "connecting", "streaming", "stale", "frozen", "reconnecting", "ended", "failed"
@@ -244,6 +247,15 @@ class PeersConnected(Event):
     socket: str
     """Like "results"."""
     peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberMessages(Event):
+    """What came in at the results' socket since the last such event."""
+
+    event: ClassVar[str] = "subscriber_messages"
+    counts: dict[SubscriberOutcome, int]
+    """By how it ended; what did not occur is left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,54 +1,70 @@
-"""How many are connected to a bound socket: `Peers`."""
+"""Who is connected to a bound socket: `Peers`."""
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from typing import Final
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-_EVENTS: Final = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
-_MAX_READS_A_POLL: Final = 256
+from kpi.events import SubscriberOutcome
+
+_TOLD: Final[dict[int, SubscriberOutcome]] = {
+    zmq.EVENT_ACCEPTED: "connected",
+    zmq.EVENT_HANDSHAKE_SUCCEEDED: "let_in",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "uninvited",
+}
+_EVENTS: Final = sum(_TOLD) | zmq.EVENT_DISCONNECTED
+MAX_READS_A_POLL: Final = 256
 
 
 class Peers:
     """Connections of a socket, also those that have not yet said, or never say, who they are
-    (these end after its HANDSHAKE_IVL). Belongs to the thread that owns the socket."""
+    (these end after its HANDSHAKE_IVL). A connection is named by its file descriptor, which the
+    next one may have, too. Belongs to the thread that owns the socket."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], socket: zmq.Socket[bytes]) -> None:
         """``socket`` belongs to ``context``."""
         self._socket = socket
         self._connected: set[int] = set()
-        self._alone_since = time.monotonic()
+        self.counts: Counter[SubscriberOutcome] = Counter()
+        """What became of connections, since the start."""
         address = f"inproc://peers-{id(self)}"
         socket.monitor(address, _EVENTS)
         self._monitor = context.socket(zmq.PAIR)
         # At a limit libzmq's own thread would wait for ours, and all sending with it.
         self._monitor.setsockopt(zmq.RCVHWM, 0)
         self._monitor.connect(address)
+        self.is_behind = False
+        """Whether more happened than the last `read` took in."""
 
     @property
     def connected(self) -> int:
         """As of the last `read`; callable from any thread."""
         return len(self._connected)
 
-    def alone_for(self, seconds: float) -> bool:
-        """Whether nobody has been connected for so long."""
-        return not self._connected and time.monotonic() - self._alone_since > seconds
+    def __contains__(self, descriptor: object) -> bool:
+        return descriptor in self._connected
 
-    def read(self) -> None:
-        """Take in who came and went."""
-        for _ in range(_MAX_READS_A_POLL):
-            if not self._monitor.poll(0):
+    def read(self) -> frozenset[int]:
+        """Take in who came and went: the descriptors of both."""
+        changed: set[int] = set()
+        for _ in range(MAX_READS_A_POLL):
+            self.is_behind = bool(self._monitor.poll(0))
+            if not self.is_behind:
                 break
             told = recv_monitor_message(self._monitor)
-            descriptor = int(told["value"])
-            if told["event"] == zmq.EVENT_ACCEPTED:
+            event, descriptor = int(told["event"]), int(told["value"])
+            if event in _TOLD:
+                self.counts[_TOLD[event]] += 1
+            if event == zmq.EVENT_ACCEPTED:
                 self._connected.add(descriptor)
-            else:
+                changed.add(descriptor)
+            elif event == zmq.EVENT_DISCONNECTED:
                 self._connected.discard(descriptor)
-                self._alone_since = time.monotonic()
+                changed.add(descriptor)
+        return frozenset(changed)
 
     def close(self) -> None:
         """Before the socket is closed."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import zmq
 from pydantic import Field
 
-from kpi.events import SourceState
+from kpi.events import SourceState, SubscriberOutcome
 from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
@@ -23,8 +24,6 @@ from stages.wire import Encoding, WireError, decode, encode_result, encode_state
 from stages.wire_envelope import Kind
 
 STATE_EVERY_S = 1.0
-ALONE_S = 1.0
-"""With nobody connected for so long, nobody subscribes, whatever was counted."""
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
@@ -106,20 +105,26 @@ class ZmqPublisher:
         except BaseException:
             self._context.term()
             raise
-        self._subscriptions = Subscriptions(self._socket, source_id)
         self._peers = Peers(self._context, self._socket)
+        self._subscriptions = Subscriptions(self._socket, self._peers, source_id)
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
 
     @property
     def subscribers(self) -> int:
-        """Subscriptions, as of the last `poll`, that this source's results match."""
+        """Connections, as of the last `poll`, that subscribe to this source's results."""
         return self._subscriptions.count("result")
 
     @property
     def peers(self) -> int:
         """Connections, as of the last `poll`."""
         return self._peers.connected
+
+    @property
+    def heard(self) -> Counter[SubscriberOutcome]:
+        """Connections and messages by how they ended, since the start; for the thread that calls
+        `poll`."""
+        return self._peers.counts + self._subscriptions.counts
 
     def wants(self, kind: Kind) -> bool:
         """Whether, as of the last `poll`, somebody subscribes to this kind of topic."""
@@ -161,9 +166,6 @@ class ZmqPublisher:
         """Take in who came and went; send the state when it changed, to a late joiner, and every
         second."""
         joined = self._subscriptions.read()
-        self._peers.read()
-        if self._peers.alone_for(ALONE_S):
-            self._subscriptions.forget()
         listened, masks = self.wants("result"), self._config.masks
         self.wants_masks = listened and masks in ("bits", "rle")
         self.wants_logits = listened and masks == "logits"
