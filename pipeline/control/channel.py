@@ -32,7 +32,8 @@ from pipeline.control.ledger import Ledger
 from pipeline.control.limits import Limits
 from pipeline.control.memory import WAITING, Key, Memory, Route
 
-_TURN_MS: Final = 500
+_TURN_MS: Final = 100
+"""Also how often the door looks for those who send without end."""
 _READS_A_TURN: Final = 32
 _REST_S: Final = 0.002
 """After a turn that left messages unread: who floods this thread shall not starve the others."""
@@ -113,7 +114,8 @@ class ControlChannel:
                 self.counts["failed"] += 1
                 self._ledger.fail("", error)
         self._answer_ended()
-        self.counts.update(self._door.connections())
+        for became, connections in self._door.connections().items():
+            self.counts[became] = connections
         self._ledger.tell()
         if read == _READS_A_TURN:
             self._over.wait(_REST_S)

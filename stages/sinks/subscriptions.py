@@ -9,7 +9,7 @@ import zmq
 
 from kpi.emit import emit
 from kpi.events import SubscriberOutcome, SubscriberState
-from stages.sinks.peers import Peers
+from stages.peers import Peers
 from stages.wire import topic
 from stages.wire_envelope import Kind
 
@@ -68,7 +68,7 @@ class Subscriptions:
                 break
 
     def _change(self, frame: zmq.Frame) -> set[Kind]:
-        message, descriptor = frame.bytes, _descriptor(frame)
+        message, descriptor = frame.bytes, self._peers.heard(frame)
         if message[:1] not in (b"\x00", b"\x01") or descriptor is None:
             # libzmq itself takes back, without a descriptor, what an ended connection held
             self.counts["refused"] += not message.startswith(b"\x00")
@@ -91,10 +91,3 @@ class Subscriptions:
             if count != self._counts[kind]:
                 self._counts[kind] = count
                 emit(SubscriberState(f"{kind}/{self._source_id}", count))
-
-
-def _descriptor(frame: zmq.Frame) -> int | None:
-    try:
-        return int(frame.get(zmq.SRCFD))
-    except zmq.ZMQError:
-        return None

@@ -17,8 +17,8 @@ from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
+from stages.peers import Peers
 from stages.sinks.outbox import Outbox, Sent
-from stages.sinks.peers import Peers
 from stages.sinks.subscriptions import KINDS, Subscriptions
 from stages.wire import Encoding, WireError, decode, encode_result, encode_state
 from stages.wire_envelope import Kind
@@ -27,6 +27,8 @@ STATE_EVERY_S = 1.0
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
+ROOM_BYTES = 16 << 20
+"""See `Peers`."""
 
 
 class PublishError(MaskstreamError):
@@ -105,7 +107,7 @@ class ZmqPublisher:
         except BaseException:
             self._context.term()
             raise
-        self._peers = Peers(self._context, self._socket)
+        self._peers = Peers(self._context, self._socket, ROOM_BYTES)
         self._subscriptions = Subscriptions(self._socket, self._peers, source_id)
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
@@ -124,7 +126,10 @@ class ZmqPublisher:
     def heard(self) -> Counter[SubscriberOutcome]:
         """Connections and messages by how they ended, since the start; for the thread that calls
         `poll`."""
-        return self._peers.counts + self._subscriptions.counts
+        found = self._subscriptions.counts.copy()
+        for became, connections in self._peers.counts.items():
+            found[became] = connections
+        return found
 
     def wants(self, kind: Kind) -> bool:
         """Whether, as of the last `poll`, somebody subscribes to this kind of topic."""
