@@ -340,7 +340,10 @@ def test_a_publisher_that_was_killed_and_its_successor_are_told_apart(tmp_path: 
     first = start()
     with Subscriber(endpoint, "cam1", reconnect_ms=(20, 50)) as listener:
         try:
-            wait_until(lambda: listener.received > 3, lambda: listener.receive(0.1))
+            wait_until(
+                lambda: listener.received > 3 and "cam1" in listener.states,
+                lambda: listener.receive(0.1),
+            )
             run = listener.states["cam1"].run
         finally:
             first.kill()

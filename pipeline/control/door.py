@@ -10,7 +10,8 @@ from typing import Final
 import zmq
 
 from kpi.events import ConnectionOutcome
-from pipeline.control.commands import MAX_COMMAND_BYTES, Answer
+from pipeline.control.answers import Answer
+from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.config import ControlConfig
 from pipeline.control.memory import Route
 from stages.errors import ControlError
