@@ -490,7 +490,10 @@ def test_subscribe_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
         assert socket.recv()
     out, err = capsys.readouterr()
     assert out == "0 packets, 0 lost\n"
-    assert err == f"no packet from {endpoint} for 0.2 s: no publisher answered\n"
+    assert err == (
+        f"no packet from {endpoint} for 0.2 s: no publisher answered (expected a run that "
+        "publishes there, and keys that it allows)\n"
+    )
 
 
 def test_subscribe_to_a_source_that_is_silent_failed_or_ended(
