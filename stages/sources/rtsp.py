@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
 from stages.errors import ConfigError, SourceError
-from stages.sources.feed import Feed
+from stages.sources.av_source import AvSource
 from stages.sources.limits import SourceId
-from stages.sources.live import LiveSource
 from stages.sources.live_section import LiveSection
 from stages.sources.stream_url import StreamUrl
+
+if TYPE_CHECKING:
+    from stages.sources.av_feed import AvFeed
 
 _PROTOCOLS: Final = {
     "rtsp": "rtsp,rtp,udp,tcp",
@@ -70,7 +71,7 @@ class RtspConfig(LiveSection):
     """A new connection gives its first picture, a keyframe, within this, or is given up."""
 
 
-class RtspSource(LiveSource):
+class RtspSource(AvSource):
     """The first video stream at an address, decoded on the host; see `LiveSource` and `AvFeed`.
 
     Raises `ConfigError` where the variable that should hold the password is not set, `SourceError`
@@ -78,10 +79,9 @@ class RtspSource(LiveSource):
     """
 
     def __init__(self, config: RtspConfig) -> None:
-        from stages.sources.av_feed import TURNS
         from stages.sources.av_open import knows
 
-        super().__init__(config, self._connect)
+        super().__init__(config)
         needs = _OPTIONAL.get(config.url.scheme)
         if needs is not None and not knows(needs):
             raise SourceError(
@@ -89,10 +89,9 @@ class RtspSource(LiveSource):
                 f"an address of another scheme than {config.url.scheme}"
             )
         self._stream = config
-        self._turns = threading.Semaphore(TURNS)
         self._password = _password(config)
 
-    def _connect(self) -> Feed:
+    def _connect(self) -> AvFeed:
         from stages.sources.av_feed import AvFeed
         from stages.sources.av_open import Address, IoLimits
 
