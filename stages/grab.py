@@ -14,7 +14,7 @@ import torch
 
 from kpi import emit
 from kpi.events import DropReason, SourceState, SourceStateChanged
-from stages.base import DeviceSource, Picture, SelfTelling, Source
+from stages.base import Picture, SelfTelling, Source
 from stages.copies import CopyCount
 from stages.intake import Intake
 from stages.losses import Losses
@@ -42,8 +42,7 @@ class Grab:
     failed; of a `SelfTelling` source the last two). Frame ids count the pictures read, from 0;
     each becomes a frame that `get` returned, or is counted in `dropped`.
 
-    `start`, `get` and `stop` belong to one thread; the numbers may be read from any. Raises
-    `ConfigError` where the source is to decode on ``device`` and cannot.
+    `start`, `get` and `stop` belong to one thread; the numbers may be read from any.
     """
 
     def __init__(
@@ -72,8 +71,6 @@ class Grab:
         self._stopping = threading.Event()
         self._intake = Intake(self._ring, self._give_up_waiting, self._stopping)
         self._thread: threading.Thread | None = None
-        if isinstance(source, DeviceSource):
-            source.decode_on(device)
 
     @property
     def ended(self) -> bool:

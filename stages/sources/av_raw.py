@@ -30,7 +30,7 @@ class RawTaker(PictureWriter):
     def take_in(self, picture: VideoFrame, window: Window, buffer: Buffer) -> Taken:
         """See `PictureWriter.take_in`."""
         layout = _LAYOUTS.get(picture.format.name)
-        ycbcr = None if layout is None else _read_as(layout, picture, window)
+        ycbcr = None if layout is None else read_as(layout, picture, window)
         if layout is None or ycbcr is None:
             return super().take_in(picture, window, buffer)
         cut = whole_pairs(window, layout)
@@ -46,8 +46,9 @@ class RawTaker(PictureWriter):
         return Taken(pixels, ycbcr)
 
 
-def _read_as(layout: Layout, picture: VideoFrame, window: Window) -> YCbCr | None:
-    """None where `stages.colour` cannot convert it: an odd size, a matrix of old."""
+def read_as(layout: Layout, picture: VideoFrame, window: Window) -> YCbCr | None:
+    """How what `whole_pairs` leaves of ``picture`` is to be read; None where `stages.colour` cannot
+    convert it: an odd size, a matrix of old."""
     matrix, (height, width) = matrix_of(picture), window.full_hw
     if matrix is None or width % 2 or (height % 2 and layout != "yuyv"):
         return None

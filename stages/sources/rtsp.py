@@ -15,6 +15,8 @@ from stages.sources.live_section import LiveSection
 from stages.sources.stream_url import StreamUrl
 
 if TYPE_CHECKING:
+    import torch
+
     from stages.sources.av_feed import AvFeed
 
 _PROTOCOLS: Final = {
@@ -65,6 +67,10 @@ class RtspConfig(LiveSection):
     """A stream that comes later than by this, by the sender's own clock, for some seconds, is
     connected to anew, so that a queue on the way does not last; null: the sender's clock is not
     to be believed."""
+    decoder: Literal["host", "nvdec", "auto"] = "host"
+    """`nvdec`: the GPU's video decoder, whose pictures stay on the device; `auto`: where it can,
+    else the host. `maskstream doctor` tells whether it is there. It has not run on a GPU yet.
+    Pictures that are not on the host are never found `frozen`."""
     reconnect_after_s: float = Field(default=5.0, ge=0.2, le=30)
     """Without a picture for so long, the connection is given up and made anew."""
     connect_within_s: float = Field(default=15.0, ge=0.2, le=60)
@@ -72,10 +78,11 @@ class RtspConfig(LiveSection):
 
 
 class RtspSource(AvSource):
-    """The first video stream at an address, decoded on the host; see `LiveSource` and `AvFeed`.
+    """The first video stream at an address; see `LiveSource` and `AvFeed`. A `DeviceSource`.
 
-    Raises `ConfigError` where the variable that should hold the password is not set, `SourceError`
-    where this FFmpeg cannot read such an address at all.
+    Decoded on the host, until `decode_on` tells where else. Raises `ConfigError` where the
+    variable that should hold the password is not set, `SourceError` where this FFmpeg cannot read
+    such an address at all.
     """
 
     def __init__(self, config: RtspConfig) -> None:
@@ -89,7 +96,23 @@ class RtspSource(AvSource):
                 f"an address of another scheme than {config.url.scheme}"
             )
         self._stream = config
+        self._gpu: torch.device | None = None
         self._password = _password(config)
+
+    def decode_on(self, device: torch.device) -> None:
+        """See `stages.base.DeviceSource`."""
+        if self._stream.decoder == "host":
+            return
+        from stages.sources.nvdec import why_no_nvdec
+
+        missing = why_no_nvdec(device)
+        if missing is None:
+            self._gpu = device
+        elif self._stream.decoder == "nvdec":
+            raise ConfigError(
+                f"source {self.source_id}: decoder: nvdec cannot be had: {missing}; "
+                "expected a CUDA GPU that decodes video, or decoder: host"
+            )
 
     def _connect(self) -> AvFeed:
         from stages.sources.av_feed import AvFeed
@@ -103,7 +126,13 @@ class RtspSource(AvSource):
         if scheme in ("rtsps", "https"):
             options |= _tls(config)
         url = config.url.reveal(config.username, self._password)
-        address = Address(url, options, "rtsp" if is_rtsp else None)
+        hwaccel = taker = None
+        if self._gpu is not None:
+            from stages.sources.nvdec import NvdecTaker, nvdec
+
+            hwaccel = nvdec(self._gpu, or_host=config.decoder == "auto")
+            taker = NvdecTaker(self.source_id)
+        address = Address(url, options, "rtsp" if is_rtsp else None, hwaccel)
         return AvFeed(
             self.source_id,
             address,
@@ -114,6 +143,7 @@ class RtspSource(AvSource):
             self._turns,
             max_lag_s=config.max_lag_s,
             roi=config.roi,
+            taker=taker,
         )
 
 
