@@ -102,7 +102,8 @@ def test_it_begins_without_its_camera_and_lets_out_no_secret(
     run.eventually(lambda: '"reconnecting"' in run.ask("/status")[1])
     status, why = run.ask("/readyz")
     assert status == 503
-    assert json.loads(why)["reason"] == "the source is reconnecting: Connection refused"
+    refused = f"rtsp://127.0.0.1:{port}: Connection refused"
+    assert json.loads(why)["reason"] == f"the source is reconnecting: {refused}"
     with Subscriber(run.endpoint("results")) as subscriber:
         run.eventually(
             lambda: (

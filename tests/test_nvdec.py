@@ -277,7 +277,7 @@ def test_ffmpeg_is_asked_for_the_gpu(clip: Path) -> None:
     hwaccel = nvdec.nvdec(torch.device("cuda", 0), or_host=False)
     assert hwaccel.is_hw_owned
     stop = threading.Event()
-    address = Address(str(clip), {}, None, hwaccel)
+    address = Address(str(clip), {}, hwaccel=hwaccel)
     with pytest.raises(av.FFmpegError), opened(address, IoLimits(5, 5)):
         stop.set()
     assert not stop.is_set()
@@ -290,7 +290,7 @@ def test_a_codec_that_the_gpu_lacks_is_told(tmp_path: Path) -> None:
         stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
         out.mux(stream.encode(av.VideoFrame(16, 16, "yuv420p")))
     hwaccel = nvdec.nvdec(torch.device("cuda", 0), or_host=False)
-    address = Address(str(path), {}, None, hwaccel)
+    address = Address(str(path), {}, hwaccel=hwaccel)
     with (
         pytest.raises(FeedError, match="the GPU decodes no such video"),
         opened(address, IoLimits(5, 5)),

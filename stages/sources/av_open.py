@@ -33,6 +33,8 @@ class Address:
     """FFmpeg's."""
     format: str | None = None
     """FFmpeg's name of the demuxer; None: it looks."""
+    place: str | None = None
+    """What to call it where it cannot be opened; no credentials."""
     hwaccel: HWAccel | None = None
     """What to decode with; None: the host."""
 

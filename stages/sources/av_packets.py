@@ -72,16 +72,18 @@ def packets(
     for whatever else ends it. See Note [What FFmpeg waits for].
     """
     patience = _Patience(limits.open_s)
+    where = "" if address.place is None else f"{address.place}: "
     try:
         with opened(address, limits) as (container, stream):
+            where = ""
             patience.begin(limits.read_s)
             yield from _demuxed(container, stream, patience, stop)
     except FeedError:
         raise
     except Exception as error:  # PyAV raises many kinds; their text holds the address
         if isinstance(error, av.error.ExitError) or patience.is_over:
-            raise patience.error from None
-        raise FeedError(reason(error)) from None
+            raise FeedError(f"{where}{patience.error}") from None
+        raise FeedError(f"{where}{reason(error)}") from None
     if not stop.is_set():
         raise FeedError("the stream ended")
 

@@ -132,7 +132,8 @@ class RtspSource(AvSource):
 
             hwaccel = nvdec(self._gpu, or_host=config.decoder == "auto")
             taker = NvdecTaker(self.source_id)
-        address = Address(url, options, "rtsp" if is_rtsp else None, hwaccel)
+        demuxer = "rtsp" if is_rtsp else None
+        address = Address(url, options, demuxer, config.url.place, hwaccel)
         return AvFeed(
             self.source_id,
             address,
