@@ -103,8 +103,9 @@ class Look:
         if self.error is not None:
             return self.reason(self.error)
         said = [event.reason or event.state for event in self.states if event.state != "ended"]
-        if said[-1:] == ["connecting"] and isinstance(self._source, ListeningSource):
-            said = ["no sender came"]
+        if said[-1:] == ["connecting"]:
+            listens = isinstance(self._source, ListeningSource)
+            said = ["no sender came" if listens else "nothing came from there"]
         heard = "".join(f": {text}" for text in (*said[-1:], *self.troubles[-1:]))
         return f"source {self._source.source_id}: no picture within {wait_s:g} s{heard}"
 

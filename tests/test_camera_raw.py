@@ -21,7 +21,7 @@ from stages.base import Picture
 from stages.grab import Grab
 from stages.records import Frame
 from stages.sources.av_pictures import PictureWriter
-from stages.sources.av_raw import RawTaker
+from stages.sources.av_raw import Colours, RawTaker
 from stages.sources.camera import CameraConfig, CameraSource
 from stages.upload import UploadRing
 from stages.window import Window, whole
@@ -36,6 +36,10 @@ TAGS = [
     (Colorspace.ITU709, ColorRange.MPEG),
     (Colorspace.ITU709, ColorRange.JPEG),
 ]
+
+
+def untold() -> None:
+    """A driver that says nothing of colour."""
 
 
 def camera_frames(tmp_path: Path, pixel_format: str, **options: Any) -> tuple[list[Frame], Grab]:
@@ -121,7 +125,7 @@ def test_the_device_shows_what_the_host_would(
     frame = decoded(pixel_format, tags)
     host, none = PictureWriter("camera").take_in(frame, whole(FULL), memory)
     assert none is None
-    pixels, ycbcr = RawTaker("camera").take_in(frame, whole(FULL), memory)
+    pixels, ycbcr = RawTaker("camera", untold).take_in(frame, whole(FULL), memory)
     assert isinstance(pixels, np.ndarray)
     assert ycbcr is not None
     assert isinstance(host, np.ndarray)
@@ -153,7 +157,7 @@ def swapped(pixels: NDArray[np.uint8], pixel_format: str) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("pixel_format", FORMATS)
 def test_every_region_is_that_of_the_whole_picture(pixel_format: str) -> None:
     frame = decoded(pixel_format, TAGS[2])
-    taker = RawTaker("camera")
+    taker = RawTaker("camera", untold)
     pixels, ycbcr = taker.take_in(frame, whole(FULL), memory)
     assert isinstance(pixels, np.ndarray)
     full = on_device(pixels, ycbcr)
@@ -168,14 +172,44 @@ def test_every_region_is_that_of_the_whole_picture(pixel_format: str) -> None:
 def test_what_the_device_cannot_convert_is_converted_on_the_host() -> None:
     frame = decoded("nv12", TAGS[0])
     frame.colorspace = Colorspace.SMPTE240M
-    pixels, ycbcr = RawTaker("camera").take_in(frame, whole(FULL), memory)
+    pixels, ycbcr = RawTaker("camera", untold).take_in(frame, whole(FULL), memory)
     assert (pixels.shape, ycbcr) == ((*FULL, 3), None)
     odd = av.VideoFrame.from_ndarray(np.zeros((5, 7, 3), np.uint8), format="rgb24")
     for pixel_format in FORMATS:
-        pixels, ycbcr = RawTaker("camera").take_in(
+        pixels, ycbcr = RawTaker("camera", untold).take_in(
             odd.reformat(format=pixel_format), whole((5, 7)), memory
         )
         assert (pixels.shape, ycbcr) == ((5, 7, 3), None)
+
+
+@pytest.mark.parametrize("pixel_format", FORMATS)
+def test_what_the_driver_says_of_colour_counts_where_the_stream_says_nothing(
+    pixel_format: str,
+) -> None:
+    asked: list[int] = []
+
+    def told() -> Colours:
+        asked.append(1)
+        return Colours("bt709", True)
+
+    taker = RawTaker("camera", told)
+    frame = decoded(pixel_format, TAGS[3])
+    for _ in range(2):
+        frame.colorspace, frame.color_range = 2, 0
+        pixels, ycbcr = taker.take_in(frame, whole(FULL), memory)
+        assert ycbcr is not None
+        assert (ycbcr.matrix, ycbcr.full_range) == ("bt709", True)
+        assert isinstance(pixels, np.ndarray)
+        assert np.abs(on_device(pixels, ycbcr)[:14] - picture_of_bars()[:14])[:, 6:10].max() <= 4
+    assert asked == [1]
+    tagged = decoded(pixel_format, TAGS[0])
+    _, ycbcr = taker.take_in(tagged, whole(FULL), memory)
+    assert ycbcr is not None
+    assert (ycbcr.matrix, ycbcr.full_range) == ("bt601", False), "the stream's own word"
+    frame.colorspace, frame.color_range = 2, 0
+    _, ycbcr = RawTaker("camera", untold).take_in(frame, whole(FULL), memory)
+    assert ycbcr is not None
+    assert (ycbcr.matrix, ycbcr.full_range) == ("bt601", False), "by custom"
 
 
 def test_grey_is_one_plane(tmp_path: Path) -> None:

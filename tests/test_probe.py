@@ -186,7 +186,7 @@ class TestProbe:
         with RtspServer() as server:
             outcome = call_main("sources", "probe", server.url, *QUICK, "--picture", str(png))
         assert outcome.code == 0, outcome.stderr
-        for words in ("RGB, 8 bits", "pictures/s, jitter", "age on arrival"):
+        for words in ("RGB, 8 bits", "h264, yuv420p", "pictures/s, jitter", "age on arrival"):
             assert words in outcome.stdout
         shown = np.asarray(Image.open(png))
         assert bars(shown) == BARS
@@ -299,3 +299,18 @@ def test_a_raw_picture_is_told_and_shown_as_a_run_would_make_it() -> None:
     shown = _shown(picture)
     assert shown.shape == (2, 3, 3)
     assert np.abs(shown.astype(int) - (255, 0, 0)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("udp://127.0.0.1:45999", "nothing came from there"),
+        ("rtsp://127.0.0.1:1/a", "rtsp://127.0.0.1:1: Connection refused"),
+        ("rtsp://no-such-host.invalid/a", ": the host's name is not known here"),
+    ],
+)
+def test_why_nothing_comes_is_told(call_main: Call, target: str, why: str) -> None:
+    outcome = call_main("sources", "probe", target, "--wait", "1")
+    assert outcome.code == 1
+    assert outcome.stderr.startswith("source rtsp: no picture within 1 s: ")
+    assert outcome.stderr.endswith(f"{why}\n")

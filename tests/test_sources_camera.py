@@ -29,10 +29,18 @@ from stages.errors import ConfigError
 from stages.sources import av_open
 from stages.sources.av_feed import AvFeed
 from stages.sources.av_open import Address, IoLimits
+from stages.sources.av_raw import Colours
 from stages.sources.av_times import PacketTimes
 from stages.sources.camera import CameraConfig, CameraSource
 from stages.sources.feed import FeedError
-from stages.sources.v4l2 import _CAPABILITY, _CONTROL, _CONTROL_INFO, V4l2Device, control_name
+from stages.sources.v4l2 import (
+    _CAPABILITY,
+    _CONTROL,
+    _CONTROL_INFO,
+    _FORMAT,
+    V4l2Device,
+    control_name,
+)
 from stages.upload import UploadRing
 
 __all__ = ["log"]  # a fixture
@@ -70,6 +78,7 @@ class Recorded:
     def __init__(self, path: Path, options: dict[str, str], demuxer: str) -> None:
         self._address = Address(str(path), options, demuxer)
         self.there = True
+        self.colour: Colours | None = None
         self.prepared: list[Mapping[str, int]] = []
         self.asked: list[Mapping[str, str]] = []
 
@@ -77,6 +86,9 @@ class Recorded:
         if not self.there:
             raise FeedError("/dev/video0 is not there")
         self.prepared.append(controls)
+
+    def colours(self) -> Colours | None:
+        return self.colour
 
     def address(self, options: Mapping[str, str]) -> Address:
         self.asked.append(options)
@@ -348,10 +360,16 @@ class Kernel:
     def __init__(self, capabilities: int, controls: dict[int, bytes]) -> None:
         self._capabilities, self._controls = capabilities, controls
         self.values: dict[int, int] = {}
+        self.colour = (0, 0, 0, 0)
+        """colorspace, priv, ycbcr_enc, quantization."""
 
     def ioctl(self, handle: int, request: int, data: Any) -> int:
         if request == 0x80685600:
             data[:] = _CAPABILITY.pack(b"uvc", b"cam", b"usb", 0, 0x80000000, self._capabilities)
+        elif request == 0xC0D05604:
+            assert _FORMAT.unpack(data)[0] == 1
+            space, priv, encoding, levels = self.colour
+            data[:] = _FORMAT.pack(1, 96, 64, 0, 1, 192, 12288, space, priv, 0, encoding, levels, 0)
         elif request == 0xC0445624:
             after = int.from_bytes(data[:4], "little") & 0x7FFFFFFF
             number = min((n for n in self._controls if n > after), default=None)
@@ -402,6 +420,37 @@ def test_what_a_device_refuses_is_told(
     assert expected in str(caught.value)
 
 
+MAGIC = 0xFEEDCAFE
+"""V4L2_PIX_FMT_PRIV_MAGIC."""
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((8, MAGIC, 0, 0), Colours("bt601", False)),  # sRGB, as USB cameras say
+        ((8, MAGIC, 2, 1), Colours("bt709", True)),
+        ((3, MAGIC, 0, 0), Colours("bt709", False)),
+        ((3, 0, 1, 1), Colours("bt709", False)),  # from an old driver: what is behind is noise
+        ((7, MAGIC, 0, 0), Colours("bt601", True)),
+        ((7, MAGIC, 1, 2), Colours("bt601", False)),
+        ((10, MAGIC, 0, 0), Colours("bt2020", False)),
+        ((0, MAGIC, 0, 0), None),
+        ((2, MAGIC, 8, 0), None),  # SMPTE 240M
+    ],
+)
+def test_what_a_driver_says_of_colour(
+    kernel: Callable[..., Kernel], told: tuple[int, ...], expected: Colours | None
+) -> None:
+    kernel().colour = told  # type: ignore[assignment]
+    assert V4l2Device("/dev/null").colours() == expected
+
+
+def test_of_a_device_that_is_none_no_colour_is_known() -> None:
+    assert V4l2Device("/dev/null").colours() is None
+    assert V4l2Device("/dev/video199").colours() is None
+
+
 def test_the_layouts_are_the_kernels() -> None:
-    assert (_CAPABILITY.size, _CONTROL_INFO.size, _CONTROL.size) == (104, 68, 8)
+    sizes = (_CAPABILITY.size, _CONTROL_INFO.size, _CONTROL.size, _FORMAT.size)
+    assert sizes == (104, 68, 8, 208)
     assert control_name("Exposure Time, Absolute") == "exposure_time_absolute"

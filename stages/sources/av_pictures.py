@@ -25,6 +25,7 @@ _HD_HEIGHT: Final = 720  # untagged video: BT.709 from here on, BT.601 below, as
 _EXACT: Final = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
 """Without the second, packed formats are up to 3 grey levels off; planar ones take no longer."""
 _UNSPECIFIED: Final = 2  # AVCOL_SPC_UNSPECIFIED
+_LIMITED_RANGE: Final = 1  # AVCOL_RANGE_MPEG
 _FULL_RANGE: Final = 2  # AVCOL_RANGE_JPEG
 _MATRICES: Final[dict[int, Matrix]] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
 """FFmpeg's numbers (AVColorSpace)."""
@@ -86,6 +87,17 @@ def matrix_of(picture: VideoFrame) -> Matrix | None:
     if picture.colorspace == _UNSPECIFIED:
         return "bt709" if picture.height >= _HD_HEIGHT else "bt601"
     return _MATRICES.get(picture.colorspace)
+
+
+def is_tagged(picture: VideoFrame) -> bool:
+    """Whether it says which matrix made it."""
+    return bool(picture.colorspace != _UNSPECIFIED)
+
+
+def tag(picture: VideoFrame, matrix: Matrix, full_range: bool) -> None:
+    """Have it say so."""
+    picture.colorspace = next(number for number, name in _MATRICES.items() if name == matrix)
+    picture.color_range = _FULL_RANGE if full_range else _LIMITED_RANGE
 
 
 def is_full_range(picture: VideoFrame) -> bool:

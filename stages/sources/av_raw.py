@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from stages.sources.av_pictures import PictureWriter, Taken, is_full_range, matrix_of
-from stages.ycbcr import Layout, YCbCr, inside, whole_pairs
+from stages.sources.av_pictures import (
+    PictureWriter,
+    Taken,
+    is_full_range,
+    is_tagged,
+    matrix_of,
+    tag,
+)
+from stages.ycbcr import Layout, Matrix, YCbCr, inside, whole_pairs
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -20,16 +28,34 @@ _LAYOUTS: Final[dict[str, Layout]] = {"nv12": "nv12", "yuyv422": "yuyv"}
 """By FFmpeg's names."""
 
 
+class Colours(NamedTuple):
+    """What a device says of its pictures."""
+
+    matrix: Matrix
+    full_range: bool
+
+
 class RawTaker(PictureWriter):
     """Leaves the conversion of YUYV and NV12 to the device; converts the rest on the host.
 
     On the device a picture has the bytes of the region that was asked for alone, grown by at most
     a row and a column at each side to whole pairs of pixels; two thirds, or half, of those of RGB.
+
+    FFmpeg does not tell what a camera's driver says of colour: ``told`` does, asked with the first
+    picture that is not tagged.
     """
+
+    def __init__(self, source_id: str, told: Callable[[], Colours | None]) -> None:
+        super().__init__(source_id)
+        self._told = told
+        self._asked = False
+        self._colours: Colours | None = None
 
     def take_in(self, picture: VideoFrame, window: Window, buffer: Buffer) -> Taken:
         """See `PictureWriter.take_in`."""
         layout = _LAYOUTS.get(picture.format.name)
+        if layout is not None:
+            self._tag(picture)
         ycbcr = None if layout is None else read_as(layout, picture, window)
         if layout is None or ycbcr is None:
             return super().take_in(picture, window, buffer)
@@ -44,6 +70,14 @@ class RawTaker(PictureWriter):
             pixels[:height] = _rows(picture, 0)[y : y + height, x : x + width]
             pixels[height:] = _rows(picture, 1)[y // 2 : (y + height) // 2, x : x + width]
         return Taken(pixels, ycbcr)
+
+    def _tag(self, picture: VideoFrame) -> None:
+        if is_tagged(picture):
+            return
+        if not self._asked:
+            self._asked, self._colours = True, self._told()
+        if self._colours is not None:
+            tag(picture, *self._colours)
 
 
 def read_as(layout: Layout, picture: VideoFrame, window: Window) -> YCbCr | None:

@@ -15,6 +15,7 @@ from stages.sources.live_section import LiveSection
 if TYPE_CHECKING:
     from stages.sources.av_feed import AvFeed
     from stages.sources.av_open import Address
+    from stages.sources.av_raw import Colours
 
 _FORMATS: Final = {"mjpg": "mjpeg", "yuyv": "yuyv422", "nv12": "nv12", "h264": "h264"}
 """FFmpeg's names."""
@@ -77,12 +78,15 @@ class Device(Protocol):
     def address(self, options: Mapping[str, str]) -> Address:
         """What FFmpeg is to open."""
 
+    def colours(self) -> Colours | None:
+        """What it says of the pictures that it gives now."""
+
 
 class CameraSource(AvSource):
     """The pictures of a camera; see `LiveSource` and `AvFeed`.
 
     YUYV and NV12 are uploaded as they are and converted on the run's device, by the matrix and
-    range that the stream tells (untold: limited range; BT.709 from 720 rows on, else BT.601).
+    range that the driver tells (untold: limited range; BT.709 from 720 rows on, else BT.601).
     MJPG and H.264 are decoded on the host.
 
     A camera that is not there, or is unplugged, is waited for. A picture counts as captured when
@@ -112,6 +116,6 @@ class CameraSource(AvSource):
             IoLimits(config.connect_within_s, config.reconnect_after_s),
             self._turns,
             roi=config.roi,
-            taker=RawTaker(self.source_id),
+            taker=RawTaker(self.source_id, self._device.colours),
             monotonic_stamps=True,
         )
