@@ -40,7 +40,7 @@ from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
-from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.base import DeviceSource, ListeningSource, Segmenter, Sink, Source, TruthSource
 from stages.copies import CopyCount
 from stages.picture_tap import PictureTap
 from stages.sinks.cuda_ipc import CudaIpc
@@ -126,6 +126,8 @@ def assemble(
     """
     cuda_ipc = _closed_by(stack, build_cuda_ipc(config, device))
     source = _closed_by(stack, SOURCES.create(config.source))
+    if isinstance(source, DeviceSource):
+        source.decode_on(device)
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
     status = RunStatus(config.name, source.source_id, tally, _health(config, tally))
     metrics = _metrics(config, device, source.source_id, tally, status)
