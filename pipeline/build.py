@@ -51,6 +51,7 @@ SOURCES: Registry[Source] = Registry(
 DETECTORS: Registry[Detector] = Registry(
     {
         "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
+        "dfine": Member("stages.detectors.dfine", "DfineConfig", "DfineDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
     }
 )
