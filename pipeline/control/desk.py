@@ -29,7 +29,7 @@ from pipeline.control.names import Names
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
 from stages.base import PromptedSegmenter, SwitchedDetector, ToldDetector
-from stages.detectors.box_inbox import BoxesAsked, BoxesEnd
+from stages.box_inbox import BoxesAsked, BoxesEnd
 from stages.found_boxes import FLAWS
 from stages.prompting import Outcome, Prompt
 
