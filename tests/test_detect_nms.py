@@ -57,6 +57,7 @@ def random_set(seed: int, *, grid: bool, most: int = 200) -> tuple[Tensor, Tenso
     return torch.cat((corner, corner + size), dim=1), scores, class_ids
 
 
+@pytest.mark.timeout(240)
 def test_equal_to_torchvision_on_a_thousand_random_sets() -> None:
     """All rows kept, in their order, ties and boxes without area included. Free coordinates are
     compared with the form of `batched_nms` that leaves them alone, its own for many boxes."""
