@@ -13,35 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stages.mask_upsampling import upsample
-from stages.prompting import Box, Point
 from stages.sam_inputs import as_rgb, to_device
 from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.sam2_network import Features, Sam2Network
+from stages.shapes import Shape
 
 _TOGETHER: Final = 16
 """Prompts in one call of the decoder: memory, not time, is what more would cost."""
 _SURE: Final = 10.0
 """Logit of a given mask's foreground, and, negative, of its background: see
 `SAM2Base._use_mask_as_output`."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """What is told of one object; at least one of the three, all of them together at most."""
-
-    points: tuple[Point, ...] = ()
-    """(x, y), pixels of the picture."""
-    labels: tuple[int, ...] = ()
-    """One for each point: 1 on the object, 0 beside it."""
-    box: Box | None = None
-    """(x1, y1, x2, y2), pixels of the picture."""
-    mask: NDArray[np.bool_] | None = None
-    """bool (H, W): roughly where it is."""
-
-    @property
-    def pointed(self) -> int:
-        """Points that the model is told: a box is two."""
-        return len(self.points) + (0 if self.box is None else 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
