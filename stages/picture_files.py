@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stages.errors import SourceError
 from stages.sources.images import FORMATS, read_picture
+from stages.sources.limits import MAX_PICTURE_PIXELS
 from stages.sources.natural_order import natural_key
 
 _EXPECTED: Final = f"expected files that end in {', '.join(FORMATS)}"
@@ -38,6 +39,9 @@ def read_file(path: Path) -> NDArray[np.uint8]:
     except SourceError as error:
         raise SourceError(str(error).removeprefix("source ")) from error
     except Exception as error:  # Pillow raises many kinds on a broken file
+        if type(error).__name__ == "DecompressionBombError":  # Pillow's own limit came first
+            most = f"expected at most {MAX_PICTURE_PIXELS}"
+            raise SourceError(f"{path}: too many pixels, {most}") from error
         reason = getattr(error, "strerror", None) or type(error).__name__
         kind = FORMATS[path.suffix.lower()]
         raise SourceError(f"{path}: does not decode ({reason}), expected {kind}") from error
