@@ -98,3 +98,77 @@ def image(
         entry="overwrite" if overwrite else "new",
     )
     raise typer.Exit(segment_images(job))
+
+
+def video(
+    clip: Annotated[
+        str,
+        typer.Argument(
+            metavar="CLIP", help="A video or DICOM file, a folder of pictures or DICOM files."
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="'OBJECT@FRAME ...'",
+            help="Points +X,Y on the object and -X,Y beside it, box=X1,Y1,X2,Y2, or mask=FILE; "
+            "name=TEXT; repeatable.",
+        ),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="A YAML file of them.")] = None,
+    direction: Annotated[
+        str, typer.Option(help="forward, backward, or both: forward, then backward.")
+    ] = "forward",
+    start: Annotated[
+        int | None,
+        typer.Option(min=0, help="Frame to begin with (default: the first prompted; for "
+                     "backward the last)."),
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Track at most so many, in each direction.")
+    ] = None,
+    save: Annotated[
+        str, typer.Option(help="Of frames, masks, overlays, video, logits; commas between.")
+    ] = "masks,video",
+    model: ModelOption = "demo",
+    checkpoint: CheckpointOption = None,
+    sha256: Sha256Option = None,
+    device: DeviceOption = "auto",
+    mask_threshold: ThresholdOption = 0.0,
+    spacing: SpacingOption = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=240, help="Frames a second, where the clip does not tell."),
+    ] = None,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="Also DICOM with text in its pictures.")
+    ] = False,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Finish what was interrupted in --out.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Track objects through a clip, from prompts on any of its frames."""
+    from pipeline.offline.clip_prompts import clip_prompts
+    from pipeline.offline.model import ModelOptions, spacing_of
+    from pipeline.offline.video_job import VideoJob, direction_of, entry_of, saved_of
+
+    job = VideoJob(
+        target=clip,
+        allow_burned_in=allow_burned_in,
+        direction=direction_of(direction),
+        saved=saved_of(save),
+        entry=entry_of(out, overwrite, resume),
+        prompts=clip_prompts(prompt or (), prompts),
+        start=start,
+        max_frames=max_frames,
+        model=ModelOptions(model, checkpoint, sha256, device, mask_threshold),
+        spacing_mm=spacing_of(spacing),
+        fps=fps,
+        out=out,
+    )
+    from pipeline.offline.video import track_clip  # imports torch
+
+    raise typer.Exit(track_clip(job))

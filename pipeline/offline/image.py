@@ -211,4 +211,4 @@ class _OnePicture:
 
 def _drawn(record: MaskRecord, proposals: Sequence[Proposal]) -> Drawn:
     mask = proposals[record.object - 1].masks[record.proposal]
-    return Drawn(record.object, f"#{record.object} {record.quality:.2f}", mask, record.box_xyxy)
+    return Drawn(record.object, f"#{record.object}: {record.quality:.2f}", mask, record.box_xyxy)

@@ -11,7 +11,8 @@ from pipeline.offline.folder import PROGRESS, RESULTS, OutFolder, told_as
 from pipeline.offline.records import AnyResults, FrameRecord, PictureRecord
 from stages.errors import ConfigError
 
-_HEAD: Final = "asked"
+_HEAD, _NUMBER, _TURN = "asked", "number", "turn"
+_PIECE: Final = 1 << 16
 
 
 class Journal:
@@ -26,7 +27,7 @@ class Journal:
         interrupted command asked for something else, and `OutputError`."""
         self._folder = folder
         self._path = folder.path / PROGRESS
-        self._places: dict[int, int] = {}
+        self._places: dict[int, tuple[int, int]] = {}
         self._end = 0
         with told_as(self._path):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_TRUNC)
@@ -41,8 +42,9 @@ class Journal:
             self._file.close()
             raise
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._places
+    def has(self, number: int, turn: int = 0) -> bool:
+        """Whether this one is finished, by the `turn` given or a later one."""
+        return number in self._places and self._places[number][1] >= turn
 
     def __len__(self) -> int:
         return len(self._places)
@@ -53,18 +55,17 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, number: int, record: FrameRecord | PictureRecord) -> None:
+    def add(self, number: int, record: FrameRecord | PictureRecord, turn: int = 0) -> None:
         """Finish one; of several with one number the last counts. Raises `OutputError`."""
         at = self._end
-        self._append({"number": number, **record.model_dump(mode="json")})
-        self._places[number] = at
+        self._append({_NUMBER: number, _TURN: turn, **record.model_dump(mode="json")})
+        self._places[number] = (at, turn)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """In the order of their numbers."""
         for number in sorted(self._places):
-            self._file.seek(self._places[number])
-            line = json.loads(self._file_line())
-            del line["number"]
+            line = json.loads(self._line_at(self._places[number][0]))
+            del line[_NUMBER], line[_TURN]
             yield line
 
     def fold(self, results: AnyResults, records: str) -> None:
@@ -87,11 +88,10 @@ class Journal:
                 view = view[self._file.write(view) :]
         self._end += len(data)
 
-    def _file_line(self) -> bytes:
-        """The line at the file's place; unbuffered files read theirs byte by byte."""
-        at, pieces = self._file.tell(), b""
+    def _line_at(self, at: int) -> bytes:
+        pieces = b""
         while b"\n" not in pieces:
-            piece = os.pread(self._file.fileno(), 1 << 16, at + len(pieces))
+            piece = os.pread(self._file.fileno(), _PIECE, at + len(pieces))
             if not piece:
                 break
             pieces += piece
@@ -109,7 +109,7 @@ class Journal:
             if at == 0:
                 self._compare(asked, value.get(_HEAD))
             else:
-                self._places[int(value["number"])] = at
+                self._places[int(value[_NUMBER])] = (at, int(value[_TURN]))
             at += len(line)
         self._end = at
         with told_as(self._path):
