@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
     from stages.proposals import Proposer
+    from stages.segmenters.tracker_core import TrackerCore
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -35,6 +36,7 @@ __all__ = [
     "build_picture_tap",
     "build_proposer",
     "build_publisher",
+    "build_tracker_core",
     "tracker_bytes",
     "weights_of",
 ]  # fmt: skip
@@ -187,3 +189,22 @@ def weights_of(model: str, checkpoint: Path | None) -> Path:
     from stages.segmenters.sam2_checkpoint import weights_path
 
     return weights_path(model, checkpoint)
+
+
+def build_tracker_core(
+    model: str | torch.nn.Module,
+    checkpoint: Path | None,
+    sha256: str | None,
+    device: torch.device,
+    frames: int,
+    bf16: bool | None = None,
+) -> TrackerCore:
+    """SAM2's step for a clip of so many frames; see `pipeline.clip.open_clip`. Raises
+    `ConfigError`."""
+    from stages.segmenters.sam2_checkpoint import build_sam2
+    from stages.segmenters.tracker_core import TrackerCore
+
+    if isinstance(model, str):
+        model = build_sam2(model, checkpoint, sha256, device)
+    low = device.type == "cuda" if bf16 is None else bf16
+    return TrackerCore(model, slots=1, conditioning=2, bf16=low, frames=frames)

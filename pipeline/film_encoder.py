@@ -10,7 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-_CODECS: Final = ("libx264", "mpeg4")
+_CODECS: Final = {"libx264": {"crf": "20"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
+"""The first that there is, at a constant quality."""
 
 
 class FilmEncoder:
@@ -24,7 +25,7 @@ class FilmEncoder:
         height, width = (length // 2 * 2 for length in size_hw)
         self._container = av.open(str(path), "w", format="mp4")
         codec = next(name for name in _CODECS if name in av.codecs_available)
-        self._stream = self._container.add_stream(codec, rate=rate)
+        self._stream = self._container.add_stream(codec, rate=rate, options=_CODECS[codec])
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv420p"
 
