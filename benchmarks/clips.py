@@ -17,7 +17,7 @@ from benchmarks.official import SCENE, new_state
 from benchmarks.parity import Parity, judged
 from stages.clip.session import Clip, Given
 from stages.segmenters.tracker_core import TrackerCore
-from stages.sources.phantom_scene import PhantomScene
+from stages.sources.phantom_scene import PhantomScene, SceneTruth
 from tools.phantom_clips import mask_boxes
 
 
@@ -118,6 +118,7 @@ class ClipHistory:
         scene = PhantomScene(seed, size_hw=size_hw)
         self.pictures = [scene.render(first + number) for number in range(frames)]
         self._truth = [scene.truth(first + number) for number in range(frames)]
+        self._largest = _largest(self._truth)
         self._prompts = [replace(asked, frame=asked.frame * frames // LENGTH) for asked in PROMPTS]
         self._start = self._prompts[1].frame
 
@@ -130,7 +131,8 @@ class ClipHistory:
                 yield _named(given)
 
     def _prompt(self, predictor: Predictor, asked: Asked) -> Given:
-        mask = self._truth[asked.frame].masks[asked.obj_id - 1]
+        truth = self._truth[asked.frame]
+        mask = truth.masks[truth.object_ids.tolist().index(self._largest[asked.obj_id - 1])]
         at = (asked.frame, asked.obj_id)
         if asked.told_by == "mask":
             return predictor.add_new_mask(*at, mask)
@@ -138,6 +140,16 @@ class ClipHistory:
             return predictor.add_new_points_or_box(*at, box=mask_boxes(mask[None])[0])
         y, x = np.argwhere(mask)[len(np.argwhere(mask)) // 2]
         return predictor.add_new_points_or_box(*at, points=[[x + 0.5, y + 0.5]], labels=[1])
+
+
+def _largest(truth: Sequence[SceneTruth]) -> list[int]:
+    """Objects that are in every picture, the one first that never gets small."""
+    sizes = [
+        dict(zip(now.object_ids.tolist(), now.masks.sum((1, 2)).tolist(), strict=True))
+        for now in truth
+    ]
+    always = set.intersection(*(set(size) for size in sizes))
+    return sorted(always, key=lambda name: -min(size[name] for size in sizes))
 
 
 def _named(given: Given) -> dict[int, Tensor]:

@@ -6,8 +6,8 @@
 Both get the same resized tensors, the same weights and the same scripted history; with `--offline`
 a whole clip instead of a stream: prompts on three frames, forward, then backward from the second
 (`benchmarks.clips`). `--break` leaves out one thing that the official predictor depends on, over
-60 frames of a model for which each matters (`benchmarks.official.UNSURE`; `normaliser` of a clip
-over 12); each must fail. Exit code 1 where the bar is missed:
+60 frames of a model for which each matters (`benchmarks.official.UNSURE`; of a clip over 18, or
+12, with the demo's model); each must fail. Exit code 1 where the bar is missed:
 worst |logit difference| <= 1e-3 and mask IoU >= 0.999 on every object-frame, with masks that are
 not empty on at least 90 % of the reference's.
 """
@@ -133,7 +133,9 @@ def main() -> None:
     arguments = made.parse_args()
     if arguments.flaw and arguments.flaw not in (CLIP_FLAWS if arguments.offline else FLAWS):
         made.error(f"--break {arguments.flaw} is one of the other kind, see --offline")
-    config = UNSURE if arguments.flaw and arguments.config == DEMO else arguments.config
+    config = arguments.config
+    if arguments.flaw and not arguments.offline and config == DEMO:
+        config = UNSURE
     kind = "offline" if arguments.offline else "stream"
     found = (_offline if arguments.offline else _stream)(arguments, config)
     results = {name: getattr(found, name) for name in Parity.__slots__}
@@ -161,7 +163,8 @@ def _stream(arguments: argparse.Namespace, config: str) -> Parity:
 def _offline(arguments: argparse.Namespace, config: str) -> Parity:
     from benchmarks.clips import ClipComparison
 
-    frames = arguments.frames or (12 if arguments.flaw == "normaliser" else 60)
+    short = 12 if arguments.flaw == "normaliser" else 18
+    frames = arguments.frames or (short if arguments.quick or arguments.flaw else 60)
     predictor = build_official(config, CONDITIONING, arguments.seed)
     return ClipComparison(predictor, frames, FRAME_HW).run(arguments.flaw)
 
