@@ -31,13 +31,13 @@ class Clip(ClipPictures):
     memory that does not depend on the length of the clip.
 
     The masks are those of `SAM2VideoPredictor` without hole filling, whose conditioning frames are
-    all prompted ones: in both directions, one after the other, from the same start. After further
-    prompts and walks they are so wherever what they depend on is held: the results of the fifteen
-    frames next to a prompted frame, and to where one of the last six walks began or ended, and of
-    the last 32 frames that were tracked. Where more would be needed (a walk that begins far from
-    all of these, amid frames that were tracked before), objects are followed from their
-    conditioning frames alone, and a prompt there begins the object anew instead of correcting it.
-    With `keep="all"` nothing is let go, and memory grows with the clip.
+    all prompted ones: in both directions, one after the other, from the same start. So they are
+    after further prompts and walks, where a walk begins, or a prompt corrects, on a conditioning
+    frame, on the first or last frame of one of the last six walks or next to it, or on one of the
+    last sixteen frames that were tracked: around these, earlier results are held. Elsewhere amid
+    frames that were tracked before, a walk begins with the conditioning frames and what little
+    else is held, and a prompt begins the object anew instead of correcting it. With `keep="all"`
+    nothing is let go, all is as in sam2's predictor, and memory grows with the clip.
     """
 
     def __init__(
