@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-_CODECS: Final = {"libx264": {"crf": "20"}, "mpeg4": {"qmin": "2", "qmax": "5"}}
+_CODECS: Final[dict[Literal["libx264", "mpeg4"], dict[str, str]]] = {
+    "libx264": {"crf": "20"},
+    "mpeg4": {"qmin": "2", "qmax": "5"},
+}
 """The first that there is, at a constant quality."""
 
 

@@ -56,6 +56,10 @@ class PromptError(ClipError):
     exit_code = 2
 
 
+class RecordingError(MaskstreamError):
+    """A recording cannot be made, or cannot be read."""
+
+
 class GpuError(MaskstreamError):
     """The GPU's context is beyond repair; only a new process can use it again."""
 
