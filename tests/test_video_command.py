@@ -36,7 +36,7 @@ COUNT = 7
 HEIGHT, WIDTH = FRAME_HW
 BOTH = (
     "--prompt", "1@0 +40,30 -100,80 name=lumen", "--prompt", "2@3 box=20,20,70,60",
-    "--direction", "both", "--start", "1",
+    "--direction", "both", "--start", "1", "--save", "masks,video,logits",
 )  # fmt: skip
 PROMPTS = ("--prompt", "1@0 +40,30 -100,80 name=lumen", "--prompt", "2@3 box=20,20,70,60")
 
@@ -97,6 +97,8 @@ def content(out: str = "out") -> dict[str, bytes]:
     found = {str(p.relative_to(out)): p.read_bytes() for p in Path(out).rglob("*") if p.is_file()}
     text = found.pop("results.json").decode()
     assert found.pop("overlay.mp4")
+    for name in [name for name in found if name.endswith(("/index.jsonl", "/manifest.json"))]:
+        del found[name]
     found["results"] = re.sub(r'"(created|seconds)": [^,]+,', "", text).encode()
     return found
 
@@ -296,6 +298,27 @@ def test_an_interrupt_leaves_what_was_finished(
     assert track(str(frames), *BOTH, "--resume").code == 0
     assert content() == in_one_go
     assert len(film()) == COUNT
+
+
+def test_logits_lie_where_tools_look_for_them(
+    track: Callable[..., Outcome], files: tuple[Path, Path], frames: Path
+) -> None:
+    args = (str(frames), *BOTH)
+    assert track(*args).code == 0
+    wanted = direct(files, frames, 1, (False, True))
+    (session,) = Path("out/predictions").iterdir()
+    assert re.fullmatch(r"clip\d+", session.name)
+    for frame in range(COUNT):
+        logits = np.load(session / f"frame_{frame:05d}.npy")
+        ids = np.load(session / f"frame_{frame:05d}_obj_ids.npy")
+        assert (logits.shape, logits.dtype) == ((2, 1, *FRAME_HW), np.float32)
+        assert (ids.tolist(), ids.dtype) == ([1, 2], np.int64)
+        assert np.array_equal(logits[:, 0] > 0, wanted[frame])
+    assert track(*args).code == 78
+    first = session / "frame_00000.npy"
+    before = first.read_bytes()
+    assert track(*args, "--overwrite").code == 0
+    assert first.read_bytes() == before
 
 
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:

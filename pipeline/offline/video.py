@@ -6,11 +6,13 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.offline.clip_film import write_film
+from pipeline.offline.clip_logits import ClipLogits
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
 from pipeline.offline.folder import OutFolder
@@ -59,27 +61,23 @@ class _Run:
         self._job, self._clip, self._folder, self._passes = job, clip, folder, passes
         told = tuple(prompt.told for prompt in job.prompts)
         labels = labels_of([prompt.object for prompt in told])
-        self._spacing_mm = job.spacing_mm or clip.spacing_mm
-        threshold = job.model.mask_threshold
-        self._outputs = ClipOutputs(
-            folder, clip, told, labels, job.saved, threshold, self._spacing_mm
-        )
         self._head = VideoResults(
             complete=False,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=0.0,
             model=model_record(job.model, _image_size(clip, told[0].frame)),
             device=str(clip.device),
-            mask_threshold=threshold,
-            spacing_mm=self._spacing_mm,
+            mask_threshold=job.model.mask_threshold,
+            spacing_mm=job.spacing_mm or clip.spacing_mm,
             versions=versions(),
-            clip=_clip_record(job.target, clip),
+            clip=_clip_record(job, clip),
             direction=job.direction,
             start=passes[0].start,
             max_frames=job.max_frames,
             prompts=told,
             labels={str(each): label for each, label in labels.items()},
         )
+        self._outputs = ClipOutputs(folder, clip, self._head, job.saved)
 
     def run(self) -> int:
         """Whatever happens on the way, what is finished is listed, and filmed."""
@@ -109,15 +107,34 @@ class _Run:
             self._error = self._error or error
 
     def _track(self, journal: Journal, stop: threading.Event) -> None:
-        with progress(sum(each.count for each in self._passes), "frames") as advance:
+        wanted = "logits" in self._job.saved
+        total = sum(each.count for each in self._passes)
+        with (
+            ClipLogits(self._folder, self._head) if wanted else nullcontext() as logits,
+            progress(total, "frames") as advance,
+        ):
             for turn, each in enumerate(self._passes):
                 for found in self._walk(each, turn, journal):
                     # Finished frames are tracked again, for what follows depends on them.
                     if not journal.has(found.frame_idx, turn):
-                        journal.add(found.frame_idx, self._outputs.write(found, each.way), turn)
+                        self._finish(found, each, turn, journal, logits)
                     advance(each.way)
                     if stop.is_set():
                         return
+
+    def _finish(
+        self,
+        found: ClipFrame,
+        of: Pass,
+        turn: int,
+        journal: Journal,
+        recording: ClipLogits | None,
+    ) -> None:
+        logits = found.masks()
+        record = self._outputs.write(found, logits, of.way)
+        if recording is not None:
+            recording.write(found.frame_idx, found.obj_ids, logits, turn)
+        journal.add(found.frame_idx, record, turn)
 
     def _walk(self, each: Pass, turn: int, journal: Journal) -> Iterator[ClipFrame]:
         """The frames of a pass; of one that is finished what the next one needs."""
@@ -129,8 +146,7 @@ class _Run:
         return self._clip.propagate(each.start, count - 1, each.way == "backward")
 
     def _film(self, journal: Journal, stop: threading.Event) -> None:
-        fps = self._job.fps or self._clip.fps
-        write_film(self._folder, journal, self._outputs, self._clip.size_hw, fps, stop)
+        write_film(self._folder, journal, self._outputs, self._head.clip, stop)
 
     def _fold(self, journal: Journal, complete: bool) -> None:
         changes = {
@@ -180,12 +196,12 @@ def _image_size(clip: Clip, prompted: int) -> int:
     return 4 * clip.result(prompted).logits.shape[-1]
 
 
-def _clip_record(target: str, clip: Clip) -> ClipRecord:
-    path = Path(target).expanduser()
-    named = not target.startswith("pydicom:") and not is_dicom(path)
+def _clip_record(job: VideoJob, clip: Clip) -> ClipRecord:
+    path = Path(job.target).expanduser()
+    named = not job.target.startswith("pydicom:") and not is_dicom(path)
     return ClipRecord(
         name=path.absolute().name if named else "dicom",
         frames=clip.num_frames,
         size_hw=clip.size_hw,
-        fps=clip.fps,
+        fps=job.fps or clip.fps,
     )
