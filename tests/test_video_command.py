@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -28,10 +29,12 @@ from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of
 from pipeline.offline.records import SCHEMA_PATH, VideoResults
 from stages.errors import ConfigError
+from stages.segmenters import sam2_checkpoint
 from tests.test_image_command import small_files
 from tests.tiny_sam2 import FRAME_HW, write_model
 
 Call = Callable[..., Outcome]
+BUILT_ONCE = functools.cache(sam2_checkpoint.build_sam2)
 COUNT = 7
 HEIGHT, WIDTH = FRAME_HW
 BOTH = (
@@ -39,6 +42,12 @@ BOTH = (
     "--direction", "both", "--start", "1", "--save", "masks,video,logits",
 )  # fmt: skip
 PROMPTS = ("--prompt", "1@0 +40,30 -100,80 name=lumen", "--prompt", "2@3 box=20,20,70,60")
+
+
+@pytest.fixture(autouse=True)
+def _build_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are left as they are, so that all may share one."""
+    monkeypatch.setattr(sam2_checkpoint, "build_sam2", BUILT_ONCE)
 
 
 @pytest.fixture(scope="module")
