@@ -14,7 +14,7 @@ from pipeline.offline.clip_plan import Way
 from pipeline.offline.drawing import Drawn, overlay
 from pipeline.offline.folder import FRAMES, MASKS, OVERLAYS, OutFolder
 from pipeline.offline.measure import mask_of, measured
-from pipeline.offline.palette import label_picture, save_labels
+from pipeline.offline.palette import label_picture, save_labels, save_picture
 from pipeline.offline.records import FrameRecord, PromptRecord, VideoResults
 from pipeline.offline.video_job import Save
 
@@ -78,10 +78,10 @@ class ClipOutputs:
         pixels = pixels_of(self._clip, record.frame)
         if "frames" in self._saved:
             with self._folder.place(f"{FRAMES}/{name}") as part:
-                Image.fromarray(pixels).save(part, format="PNG")
+                save_picture(pixels, part)
         if "overlays" in self._saved:
             with self._folder.place(f"{OVERLAYS}/{name}") as part:
-                self._overlay(pixels, record, masks).save(part, format="PNG")
+                save_picture(self._overlay(pixels, record, masks), part)
 
     def _overlay(
         self,

@@ -19,7 +19,7 @@ from pipeline.offline.image_prompts import ImagePrompts
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import measured
 from pipeline.offline.model import ModelOptions, model_record
-from pipeline.offline.palette import label_picture, save_labels, save_mask
+from pipeline.offline.palette import label_picture, save_labels, save_mask, save_picture
 from pipeline.offline.progress import progress
 from pipeline.offline.records import (
     ImageResults,
@@ -206,7 +206,7 @@ class _OnePicture:
         for which, records in shown.items():
             objects = [_drawn(one, proposals) for one in records]
             with self._folder.place(f"{OVERLAYS}/{name}{which}.png") as part:
-                overlay(pixels, objects, told).save(part, format="PNG")
+                save_picture(overlay(pixels, objects, told), part)
 
 
 def _drawn(record: MaskRecord, proposals: Sequence[Proposal]) -> Drawn:
