@@ -46,8 +46,8 @@ def save_labels(picture: NDArray[np.uint8], path: Path) -> None:
 
 
 def save_picture(picture: Image.Image | NDArray[np.uint8], path: Path) -> None:
-    """A PNG of a picture or of uint8 (H, W) or (H, W, 3), larger than it could be, in less than half
-    of the time. Raises OSError."""
+    """A PNG of a picture or of uint8 (H, W) or (H, W, 3), not as small as can be, but soon done.
+    Raises OSError."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(path, format="PNG", compress_level=1)
 
