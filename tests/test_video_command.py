@@ -250,6 +250,7 @@ def test_resumed_results_are_those_of_one_go(
     assert not Path("out/results.json").exists()
     with Path("out", PROGRESS).open("ab") as progress:
         progress.write(b'{"number": 6, "turn": 1, "fra')
+    Path("out/.results.part.json").touch()
     written: list[int] = []
 
     def counted(self: Journal, number: int, *more: Any) -> None:
@@ -259,7 +260,7 @@ def test_resumed_results_are_those_of_one_go(
     monkeypatch.setattr(Journal, "add", counted)
     outcome = track(str(frames), *BOTH, "--resume")
     assert outcome.code == 0, outcome.stderr
-    assert content() == in_one_go
+    assert content() == in_one_go  # nothing half-written is left
     assert len(film()) == COUNT
     assert len(written) == COUNT + 1 - finished  # the start is tracked twice
     again = track(str(frames), *BOTH, "--resume")
@@ -357,6 +358,7 @@ BAD: list[tuple[Sequence[str], int, Sequence[str]]] = [
     (["frames", "--prompt", "1@0 box=140,1,150,9"], 2, ["outside", "131x90"]),
     (["frames", "--prompt", "1@9 +4,4"], 2, ["there is no frame 9", "0 to 6"]),
     (["frames", "--prompt", "1@0 +4,4", "--prompt", "1@0 +5,5"], 2, ["twice on frame 0"]),
+    (["frames", *(f"--prompt={n}@0 +4,4" for n in range(256))], 2, ["256 objects", "255"]),
     (["frames", *PROMPTS, "--start", "9"], 2, ["--start 9", "0 to 6"]),
     (["frames", *PROMPTS, "--direction", "up"], 2, ["--direction up", "forward, backward, both"]),
     (["frames", *PROMPTS, "--save", "masks,gif"], 2, ["'gif'", "frames, masks, overlays"]),
@@ -370,7 +372,9 @@ BAD: list[tuple[Sequence[str], int, Sequence[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("args", "code", "said"), BAD, ids=[" ".join(case[0]) for case in BAD])
+@pytest.mark.parametrize(
+    ("args", "code", "said"), BAD, ids=[" ".join(case[0])[:80] for case in BAD]
+)
 def test_bad_input(
     track: Callable[..., Outcome],
     frames: Path,
