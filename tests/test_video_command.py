@@ -27,7 +27,7 @@ from pipeline.offline.clip_prompts import clip_prompts
 from pipeline.offline.folder import PROGRESS, OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of
-from pipeline.offline.records import SCHEMA_PATH, VideoResults
+from pipeline.offline.records import SCHEMA_PATH, PromptRecord, VideoResults
 from stages.errors import ConfigError
 from stages.segmenters import sam2_checkpoint
 from tests.test_image_command import small_files
@@ -495,3 +495,36 @@ def test_a_folder_that_vanishes_does_not_come_back(
     (line,) = outcome.stderr.splitlines()
     assert "No such file" in line
     assert not Path("out").exists()
+
+
+def backward_after(
+    files: tuple[Path, Path], clip_path: Path, prompts: Sequence[PromptRecord], forward: int | None
+) -> list[Any]:
+    """Logits of a walk backward from frame 4 that follows one forward over so many frames."""
+    with open_clip(clip_path, str(files[0]), checkpoint=files[1], device="cpu") as clip:
+        for one in prompts:
+            clip.add_new_points_or_box(one.frame, one.object, one.points, one.labels)
+        for _ in clip.propagate_in_video(4, None if forward is None else forward - 1):
+            pass
+        return [logits.numpy() for *_, logits in clip.propagate_in_video(4, reverse=True)]
+
+
+@pytest.mark.parametrize(("second", "needed"), [(12, 16), (22, 19)])
+def test_of_a_walk_forward_the_one_backward_needs_no_more_than_a_resume_repeats(
+    files: tuple[Path, Path], tmp_path: Path, second: int, needed: int
+) -> None:
+    for number in range(25):
+        Image.fromarray(picture(number)).save(tmp_path / f"p{number}.png")
+    told = [
+        PromptRecord(object=1, frame=4, points=((40, 30), (100, 80)), labels=(1, 0)),
+        PromptRecord(object=2, frame=second, points=((60, 50),), labels=(1,)),
+        PromptRecord(object=2, frame=24, points=((60, 50),), labels=(1,)),
+    ]
+    assert video_command.needed_again(4, told) == needed
+    whole = backward_after(files, tmp_path, told, None)
+    assert len(whole) == 5
+    repeated = backward_after(files, tmp_path, told, needed)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, repeated, strict=True))
+    less = backward_after(files, tmp_path, told[:1], 3)
+    enough = backward_after(files, tmp_path, told[:1], None)
+    assert not all(np.array_equal(a, b) for a, b in zip(less, enough, strict=True))

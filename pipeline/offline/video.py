@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.offline.clip_film import write_film
 from pipeline.offline.clip_logits import ClipLogits
+from pipeline.offline.clip_opening import clip_record, image_size, opened
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
 from pipeline.offline.folder import OutFolder
@@ -20,10 +20,9 @@ from pipeline.offline.journal import Journal
 from pipeline.offline.model import model_record
 from pipeline.offline.palette import labels_of
 from pipeline.offline.progress import progress
-from pipeline.offline.records import ClipRecord, VideoResults
+from pipeline.offline.records import PromptRecord, VideoResults
 from pipeline.offline.video_job import VideoJob
 from pipeline.signals import interruptible, stop_on_signals
-from pipeline.source_address import is_dicom
 from pipeline.versions import versions
 from stages.errors import MaskstreamError
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from stages.clip.session import Clip
 
 _REMEMBERED: Final = 16
-"""Frames that a walk backward reads of the one forward before it: the start, and the fifteen whose
+"""Frames of a walk forward that one backward after it reads: the start, and the fifteen whose
 pointers are attended."""
 
 
@@ -42,7 +41,7 @@ def track_clip(job: VideoJob) -> int:
     """Do it, and return the exit code. Raises `MaskstreamError`; what was finished is kept."""
     folder = OutFolder(job.out, "video", job.entry)
     with interruptible():
-        clip = _open(job)
+        clip = opened(job)
     with clip:
         give_prompts(clip, job.prompts)
         passes = plan(clip, job.prompts, job.direction, job.start, job.max_frames)
@@ -65,12 +64,12 @@ class _Run:
             complete=False,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=0.0,
-            model=model_record(job.model, _image_size(clip, told[0].frame)),
+            model=model_record(job.model, image_size(clip, told[0].frame)),
             device=str(clip.device),
             mask_threshold=job.model.mask_threshold,
             spacing_mm=job.spacing_mm or clip.spacing_mm,
             versions=versions(),
-            clip=_clip_record(job, clip),
+            clip=clip_record(job, clip),
             direction=job.direction,
             start=passes[0].start,
             max_frames=job.max_frames,
@@ -140,9 +139,9 @@ class _Run:
         """The frames of a pass; of one that is finished what the next one needs."""
         count = each.count
         if all(journal.has(number, turn) for number in each.frames):
-            count = 0 if turn == len(self._passes) - 1 else min(count, _REMEMBERED)
-        if not count:
-            return iter(())
+            if turn == len(self._passes) - 1:
+                return iter(())
+            count = min(count, needed_again(each.start, self._head.prompts))
         return self._clip.propagate(each.start, count - 1, each.way == "backward")
 
     def _film(self, journal: Journal, stop: threading.Event) -> None:
@@ -177,31 +176,10 @@ class _Run:
         }
 
 
-def _open(job: VideoJob) -> Clip:
-    from pipeline.clip import open_clip
-
-    options = job.model
-    return open_clip(
-        job.target,
-        options.name,
-        checkpoint=options.checkpoint,
-        sha256=options.sha256,
-        device=options.device,
-        allow_burned_in=job.allow_burned_in,
-    )
-
-
-def _image_size(clip: Clip, prompted: int) -> int:
-    """Of the model: logits are at a quarter of it."""
-    return 4 * clip.result(prompted).logits.shape[-1]
-
-
-def _clip_record(job: VideoJob, clip: Clip) -> ClipRecord:
-    path = Path(job.target).expanduser()
-    named = not job.target.startswith("pydicom:") and not is_dicom(path)
-    return ClipRecord(
-        name=path.absolute().name if named else "dicom",
-        frames=clip.num_frames,
-        size_hw=clip.size_hw,
-        fps=job.fps or clip.fps,
-    )
+def needed_again(start: int, prompts: Sequence[PromptRecord]) -> int:
+    """How many frames forward from `start` a walk backward needs to have been tracked; no walk
+    may end before an object is prompted."""
+    first: dict[int, int] = {}
+    for one in prompts:
+        first[one.object] = min(one.frame, first.get(one.object, one.frame))
+    return max(_REMEMBERED, max(first.values()) - start + 1)
