@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import Outcome
 from PIL import Image
+from pydicom import examples
 from typer.testing import CliRunner
 
 import pipeline.offline.video as video_command
@@ -329,6 +330,23 @@ def test_logits_lie_where_tools_look_for_them(
     before = first.read_bytes()
     assert track(*args, "--overwrite").code == 0
     assert first.read_bytes() == before
+
+
+def test_nothing_tells_the_name_of_a_dicom_file(track: Callable[..., Outcome]) -> None:
+    canary = "CANARY_JANE_DOE"
+    Path(canary).mkdir()
+    shutil.copy(examples.get_path("ybr_color"), f"{canary}/{canary}.dcm")
+    args = ("--prompt", "1@0 +170,176", "--max-frames", "2", "--save", "frames,masks,video,logits")
+    for target in (f"{canary}/{canary}.dcm", "clip.mp4"):
+        if target == "clip.mp4":  # a control: the name of a video is told
+            movie(Path(target), 3, (200, 200))
+        outcome = track(target, *args, "--overwrite")
+        assert outcome.code == 0, outcome.stderr
+        written = b"".join(path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
+        names = " ".join(map(str, Path("out").rglob("*")))
+        told = written + (outcome.stdout + outcome.stderr + names).encode()
+        assert canary.encode() not in told
+        assert (b"clip.mp4" in told) is (target == "clip.mp4")
 
 
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:
