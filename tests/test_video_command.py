@@ -16,7 +16,8 @@ import av
 import jsonschema
 import numpy as np
 import pytest
-from conftest import Outcome
+import yaml
+from conftest import ROOT, Outcome
 from PIL import Image
 from pydicom import examples
 from typer.testing import CliRunner
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 import pipeline.offline.video as video_command
 from pipeline.cli import app
 from pipeline.clip import open_clip
-from pipeline.offline.clip_prompts import clip_prompts
+from pipeline.offline.clip_prompts import ClipPromptsFile, clip_prompts
 from pipeline.offline.folder import PROGRESS, OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of
@@ -413,6 +414,11 @@ def test_bad_input(
     for part in said:
         assert part in line
     assert not Path("out").exists()
+
+
+def test_the_file_of_prompts_in_the_docs_is_one() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/results.md").read_text(), re.DOTALL)
+    assert len(ClipPromptsFile.model_validate(yaml.safe_load(block)).prompts) == 3
 
 
 @pytest.mark.parametrize(
