@@ -144,9 +144,10 @@ class TestBroken:
     ) -> None:
         path = write(tmp_path / "a.avi", pictures(12), "mjpeg")
         with av.open(str(path)) as file:
-            at = [packet.pos for packet in file.demux(video=0) if packet.size][7]
+            packets = [(packet.pos, packet.size) for packet in file.demux(video=0)]
+        at, size = packets[7]
         raw = bytearray(path.read_bytes())
-        raw[at + 8 : at + 700] = bytes(692)
+        raw[at : at + size] = bytes(size)
         path.write_bytes(raw)
         frames = open_frames(path)
         seen, end = tracked(predictor, frames)
