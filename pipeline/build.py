@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stages.mask_ring import MaskRing
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
+    from stages.proposals import Proposer
     from stages.segmenters.tracker_core import TrackerCore
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
@@ -33,9 +34,12 @@ __all__ = [
     "build_cuda_ipc",
     "build_openigtlink_out",
     "build_picture_tap",
+    "build_proposer",
     "build_publisher",
     "build_tracker_core",
     "tracker_bytes",
+    "video_decoder_missing",
+    "weights_of",
 ]  # fmt: skip
 
 SOURCES: Registry[Source] = Registry(
@@ -85,6 +89,13 @@ def tracker_bytes(slots: int, conditioning: int) -> dict[str, int]:
         shape = BankShape(slots, conditioning, 6, 15, (side // 16) ** 2, memory_dim, model_dim)
         found[name] = shape.nbytes + SlotTable.nbytes(slots, side // 4)
     return found
+
+
+def video_decoder_missing(device: torch.device) -> str | None:
+    """What `rtsp` lacks to decode on ``device``; None: nothing."""
+    from stages.sources.nvdec import why_no_nvdec
+
+    return why_no_nvdec(device)
 
 
 def build_chain(
@@ -165,6 +176,27 @@ def build_cuda_ipc(config: RunConfig, device: torch.device) -> CudaIpc | None:
             "results that tells where they are)"
         )
     return make_cuda_ipc(config.cuda_ipc, device)
+
+
+def build_proposer(
+    model: str,
+    checkpoint: Path | None,
+    sha256: str | None,
+    device: torch.device,
+    mask_threshold: float,
+) -> Proposer:
+    """What segments single pictures from prompts: see `build_sam2`. Raises `ConfigError`."""
+    from stages.proposals import Proposer
+    from stages.segmenters.sam2_checkpoint import build_sam2
+
+    return Proposer(build_sam2(model, checkpoint, sha256, device), mask_threshold)
+
+
+def weights_of(model: str, checkpoint: Path | None) -> Path:
+    """The file of SAM2 weights that these name; raises `ConfigError`."""
+    from stages.segmenters.sam2_checkpoint import weights_path
+
+    return weights_path(model, checkpoint)
 
 
 def build_tracker_core(
