@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stages.base import Detector, Segmenter, Source
@@ -51,6 +52,7 @@ SOURCES: Registry[Source] = Registry(
 DETECTORS: Registry[Detector] = Registry(
     {
         "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
+        "sam3": Member("stages.detectors.sam3", "Sam3TextConfig", "Sam3TextDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
     }
 )
@@ -106,7 +108,7 @@ def build_chain(
 
 
 def build_publisher(
-    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+    config: RunConfig, source_id: str, class_names: Sequence[str]
 ) -> ZmqPublisher | None:
     """The results socket, bound; None where the configuration has none."""
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -136,7 +138,7 @@ def build_picture_tap(
 
 
 def build_openigtlink_out(
-    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+    config: RunConfig, source_id: str, class_names: Sequence[str]
 ) -> OpenIGTLinkServer | None:
     """The OpenIGTLink server of the results, listening; None where the configuration has none."""
     from stages.sinks.openigtlink_server import OpenIGTLinkServer

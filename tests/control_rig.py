@@ -22,9 +22,13 @@ from pipeline.control.names import Names
 from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
 from stages.control_client import Controller
+from stages.detectors.concepts import Finds
+from stages.detectors.phrases import Phrases
 from stages.key_frames import Switch
 from stages.packets import HostPacket
+from stages.phrasing import PhraseFlaw
 from stages.prompting import Prompt, Ticket
+from stages.records import Frame
 from stages.segmenters.live_prompts import PromptQueue
 from stages.window import whole
 
@@ -62,12 +66,29 @@ class SwitchedOff:
         self.switch = Switch()
 
 
+class Sought:
+    """A network of the mind: every phrase is fine, none is ever looked at."""
+
+    def flaw(self, phrase: str) -> PhraseFlaw | None:
+        return "long_phrase" if len(phrase) > 40 else None
+
+    def words(self, phrase: str) -> object:
+        return phrase
+
+    def look(self, frame: Frame) -> object:
+        raise NotImplementedError
+
+    def find(self, sight: object, words: object) -> Finds:
+        raise NotImplementedError
+
+
 class Rig:
     """The channel, its parts, and a stream of frames made by `step` or, in a thread, by `flow`."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.folder = folder
         self.follower, self.detector = Follower(), SwitchedOff()
+        self.phrases = Phrases(Sought(), ("probe",))
         self.seen, self.names = Seen(), Names()
         self.snapshots = Snapshots(folder, ("vessel", "needle"))
         self.events: list[Event] = []
@@ -76,6 +97,7 @@ class Rig:
         desk = Desk(
             segmenter=self.follower,
             detector=self.detector,
+            phrases=self.phrases,
             seen=self.seen,
             names=self.names,
             snapshots=self.snapshots,
@@ -101,6 +123,7 @@ class Rig:
             self.follower.queue.enter(self.epoch, whole(SIZE_HW))
         self.follower.frame(self.frame_id)
         self.detector.switch.is_on(self.frame_id)
+        self.phrases.turn(self.frame_id)
         rng = np.random.default_rng(self.frame_id)
         packet = random_packet(rng, 2, SIZE_HW, frame_id=self.frame_id)[0]
         packet = replace(

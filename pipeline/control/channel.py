@@ -26,8 +26,9 @@ from pipeline.control.commands import (
     read_command,
 )
 from pipeline.control.config import ControlConfig
-from pipeline.control.desk import DETAILS, Desk, Effect
+from pipeline.control.desk import DETAILS, Desk
 from pipeline.control.door import Door, Letter
+from pipeline.control.effects import Effect
 from pipeline.control.ledger import Ledger
 from pipeline.control.limits import Limits
 from pipeline.control.memory import WAITING, Key, Memory, Route

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from stages.phrasing import LONGEST
+
 MAX_COMMAND_BYTES: Final = 1 << 16
 _SHOWN: Final = 160
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
@@ -23,6 +25,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
+Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 
 
 class _Said(BaseModel):
@@ -128,6 +131,20 @@ class Resume(_Command):
     verb: Literal["resume"]
 
 
+class AddPhrase(_Command):
+    """Look for what a phrase names, and follow it."""
+
+    verb: Literal["add_phrase"]
+    phrase: Phrase
+
+
+class RemovePhrase(_Command):
+    """Look for it no longer; its objects end."""
+
+    verb: Literal["remove_phrase"]
+    phrase: Phrase
+
+
 class Snapshot(_Command):
     """Write the next frame with its masks, and what is known of it, into the run's folder."""
 
@@ -148,7 +165,8 @@ class Ping(_Command):
 
 Shaped = Add | Correct | Reinit
 Prompting = Shaped | Remove | Reset
-Command = Prompting | Rename | Pause | Resume | Snapshot | Status | Ping
+Phrasing = AddPhrase | RemovePhrase
+Command = Prompting | Phrasing | Rename | Pause | Resume | Snapshot | Status | Ping
 COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="verb")])
 
 Malformed = Literal["bad_parts", "not_json", "bad_command"]

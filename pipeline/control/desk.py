@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from pipeline.control.commands import (
     Correct,
     Mask,
     Pause,
+    Phrasing,
     Prompting,
     Reinit,
     Rename,
@@ -24,16 +25,19 @@ from pipeline.control.commands import (
     Snapshot,
     Status,
 )
+from pipeline.control.effects import Effect, done, then
 from pipeline.control.names import Names
+from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
-from stages.base import PromptedSegmenter, SwitchedDetector
+from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector
+from stages.phrasing import EXPECTED
 from stages.prompting import Outcome, Prompt
 
-T = TypeVar("T")
 _WAITS_NS: Final = 2_000_000_000
 """A prompt for the next frame is not for one that comes when the source was away."""
 DETAILS: Final[dict[str, str]] = {
+    **{str(reason): detail for reason, detail in EXPECTED.items()},
     "bad_box": "expected x1 < x2 and y1 < y2, finite",
     "bad_points": "expected 1 to 64 points, each with a label",
     "bad_mask": "expected a mask of the full picture's size with at least one pixel",
@@ -51,6 +55,7 @@ DETAILS: Final[dict[str, str]] = {
     "no_prompts": "this segmenter takes no prompts",
     "no_class": "there is no such class",
     "no_detector": "there is no detector that could be paused",
+    "no_phrases": "this detector takes no words",
     "busy": "another snapshot is being written, or there are too many",
     "failed": "it could not be done, see the log of the run",
     "stopped": "the run ended",
@@ -58,17 +63,6 @@ DETAILS: Final[dict[str, str]] = {
     "id_reused": "another command had this id",
 }
 """What a person may want to know of a reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """How a command ended."""
-
-    reason: str | None = None
-    epoch: int | None = None
-    frame_id: int | None = None
-    object_id: int | None = None
-    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,11 +73,13 @@ class Desk:
     """None: this one takes no prompts."""
     detector: SwitchedDetector | None
     """None: there is nothing to pause."""
+    phrases: PhraseBook | None
+    """None: this detector takes no words."""
     seen: Seen
     names: Names
     snapshots: Snapshots
     status: Callable[[], Mapping[str, object]]
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
 
     def carry_out(self, command: Command) -> Future[Effect]:
         """Begin; the result may come in another thread."""
@@ -94,27 +90,29 @@ class Desk:
                 return self._switch(on=isinstance(command, Resume))
             case Snapshot():
                 return self._snapshot()
+            case _ if isinstance(command, Phrasing):
+                return change(self.phrases, command, self._epoch(None))
             case Status():
-                return _done(Effect(epoch=self._epoch(None), data=self._status()))
+                return done(Effect(epoch=self._epoch(None), data=self._status()))
             case _ if isinstance(command, Prompting):
                 return self._prompt(command)
             case _:
-                return _done(Effect(epoch=self._epoch(None)))
+                return done(Effect(epoch=self._epoch(None)))
 
     def _prompt(self, command: Prompting) -> Future[Effect]:
         if self.segmenter is None:
-            return _done(Effect("no_prompts"))
+            return done(Effect("no_prompts"))
         epoch = self._epoch(command.epoch)
         object_id = getattr(command, "object_id", None)
         shaped = command if isinstance(command, Add | Correct | Reinit) else None
         class_id = command.class_id if isinstance(command, Add) else 0
-        if class_id and class_id >= len(self.class_names):
-            return _done(Effect("no_class", epoch))
+        if class_id and not any(self.class_names[class_id : class_id + 1]):
+            return done(Effect("no_class", epoch))
         mask = None
         if shaped is not None and shaped.mask is not None:
             mask = self._decoded(shaped.mask)
             if mask is None:
-                return _done(Effect("bad_mask", epoch))
+                return done(Effect("bad_mask", epoch))
         prompt = Prompt(
             command.verb,
             object_id=object_id,
@@ -133,7 +131,7 @@ class Desk:
             about = object_id if outcome.object_id is None else outcome.object_id
             return Effect(outcome.reason, epoch, outcome.frame_id, about)
 
-        return _then(self.segmenter.prompt(prompt).outcome, effect)
+        return then(self.segmenter.prompt(prompt).outcome, effect)
 
     def _decoded(self, mask: Mask) -> NDArray[np.bool_] | None:
         """bool (H, W); None where it is not of the picture's size, so that none larger is made."""
@@ -148,29 +146,29 @@ class Desk:
     def _rename(self, command: Rename) -> Future[Effect]:
         epoch = self._epoch(command.epoch)
         if epoch is None:
-            return _done(Effect("no_frame_yet"))
+            return done(Effect("no_frame_yet"))
 
         def effect(frame_id: int | None) -> Effect:
             reason = "unknown_object" if frame_id is None else None
             return Effect(reason, epoch, frame_id, command.object_id)
 
-        return _then(self.names.ask(epoch, command.object_id, command.name), effect)
+        return then(self.names.ask(epoch, command.object_id, command.name), effect)
 
     def _switch(self, *, on: bool) -> Future[Effect]:
         if self.detector is None:
-            return _done(Effect("no_detector"))
+            return done(Effect("no_detector"))
         epoch = self._epoch(None)
-        return _then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
+        return then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
 
     def _snapshot(self) -> Future[Effect]:
         taking = self.snapshots.ask()
         if taking is None:
-            return _done(Effect("busy", self._epoch(None)))
+            return done(Effect("busy", self._epoch(None)))
 
         def effect(taken: Taken) -> Effect:
             return Effect(None, taken.epoch, taken.frame_id, data={"files": list(taken.files)})
 
-        return _then(taking, effect)
+        return then(taking, effect)
 
     def _status(self) -> dict[str, Any]:
         packet = self.seen.packet
@@ -178,6 +176,7 @@ class Desk:
             **self.status(),
             "class_names": list(self.class_names),
             "takes_prompts": self.segmenter is not None,
+            "phrases": counted(self.phrases, self.seen.packet),
             "detector_on": None if self.detector is None else self.detector.switch.on,
             "newest": None if packet is None else describe(packet, self.class_names),
         }
@@ -186,23 +185,3 @@ class Desk:
         """The epoch that a command is for: what it says, else the newest that could be seen."""
         packet = self.seen.packet
         return asked if asked is not None or packet is None else packet.info.epoch
-
-
-def _done(effect: Effect) -> Future[Effect]:
-    future: Future[Effect] = Future()
-    future.set_result(effect)
-    return future
-
-
-def _then(source: Future[T], effect: Callable[[T], Effect]) -> Future[Effect]:
-    """What `effect` makes of the result of ``source``, once it is there."""
-    made: Future[Effect] = Future()
-
-    def pass_on(done: Future[T]) -> None:
-        try:
-            made.set_result(effect(done.result()))
-        except Exception:
-            made.set_result(Effect("failed"))
-
-    source.add_done_callback(pass_on)
-    return made

@@ -1,0 +1,41 @@
+"""How a command ends: `Effect`, often in another thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How a command ended."""
+
+    reason: str | None = None
+    epoch: int | None = None
+    frame_id: int | None = None
+    object_id: int | None = None
+    data: dict[str, Any] | None = None
+
+
+def done(effect: Effect) -> Future[Effect]:
+    future: Future[Effect] = Future()
+    future.set_result(effect)
+    return future
+
+
+def then(source: Future[T], effect: Callable[[T], Effect]) -> Future[Effect]:
+    """What `effect` makes of the result of ``source``, once it is there."""
+    made: Future[Effect] = Future()
+
+    def pass_on(done: Future[T]) -> None:
+        try:
+            made.set_result(effect(done.result()))
+        except Exception:
+            made.set_result(Effect("failed"))
+
+    source.add_done_callback(pass_on)
+    return made
