@@ -51,7 +51,7 @@ DETAILS: Final[dict[str, str]] = {
     "too_many": "too many commands wait",
     "unknown_object": "no object of that id is followed",
     "no_slot": "all object slots are in use",
-    "no_text": "this segmenter takes no words",
+    "no_text": "this segmenter takes no words; `add_phrase` is for a detector that does",
     "no_prompts": "this segmenter takes no prompts",
     "no_class": "there is no such class",
     "no_detector": "there is no detector that could be paused",
