@@ -540,5 +540,5 @@ def test_objects_of_a_class_that_nobody_looks_for_end(files: Any) -> None:
     assert ended.class_ids.tolist() == [0, -1, -1]
     assert ended.object_ids.tolist() == [0, -1, -1]
     assert torch.equal(ended.logits[0], stayed.logits[0])
-    above = stream.segmenter.segment(replace(found, classes=torch.zeros(0, dtype=torch.bool)))
+    above = stream.segmenter.segment(replace(found, classes=torch.ones(1, dtype=torch.bool)))
     assert above.object_ids.tolist() == [0, -1, -1]
