@@ -10,6 +10,8 @@ from stages.registry import Member, Registry
 from stages.sources.region import SourceConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from pipeline.chain import Chain
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from stages.mask_ring import MaskRing
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
+    from stages.segmenters.tracker_core import TrackerCore
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -32,6 +35,7 @@ __all__ = [
     "build_openigtlink_out",
     "build_picture_tap",
     "build_publisher",
+    "build_tracker_core",
     "tracker_bytes",
 ]  # fmt: skip
 
@@ -163,3 +167,22 @@ def build_cuda_ipc(config: RunConfig, device: torch.device) -> CudaIpc | None:
             "results that tells where they are)"
         )
     return make_cuda_ipc(config.cuda_ipc, device)
+
+
+def build_tracker_core(
+    model: str | torch.nn.Module,
+    checkpoint: Path | None,
+    sha256: str | None,
+    device: torch.device,
+    frames: int,
+    bf16: bool | None = None,
+) -> TrackerCore:
+    """SAM2's step for a clip of so many frames; see `pipeline.clip.open_clip`. Raises
+    `ConfigError`."""
+    from stages.segmenters.sam2_checkpoint import build_sam2
+    from stages.segmenters.tracker_core import TrackerCore
+
+    if isinstance(model, str):
+        model = build_sam2(model, checkpoint, sha256, device)
+    low = device.type == "cuda" if bf16 is None else bf16
+    return TrackerCore(model, slots=1, conditioning=2, bf16=low, frames=frames)

@@ -36,6 +36,16 @@ class ControlError(MaskstreamError):
     """The control channel cannot be offered, or did not answer."""
 
 
+class ClipError(MaskstreamError):
+    """What was asked of a clip cannot be done."""
+
+
+class PromptError(ClipError):
+    """A prompt on a clip cannot be used."""
+
+    exit_code = 2
+
+
 class GpuError(MaskstreamError):
     """The GPU's context is beyond repair; only a new process can use it again."""
 
