@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -205,9 +204,3 @@ class Sam3Session:
         except BaseException:
             self.close()
             raise
-
-
-def presence_of(score: float) -> float:
-    """A probability as the logit that records carry; certain ones stay finite."""
-    bounded = min(max(score, 1e-6), 1 - 1e-6)
-    return math.log(bounded / (1 - bounded))

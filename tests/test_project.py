@@ -205,8 +205,12 @@ def pins() -> dict[str, Version]:
     return {canonicalize_name(name): version for name, version in found}
 
 
+UNTESTED_EXTRAS = {"sam3"}  # CUDA only, and at odds with the tested versions
+
+
 def requirements() -> list[Requirement]:
-    extras = PROJECT["optional-dependencies"].values()
+    all_extras = PROJECT["optional-dependencies"]
+    extras = [lines for name, lines in all_extras.items() if name not in UNTESTED_EXTRAS]
     listed = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
     return [Requirement(line) for line in listed]
 
