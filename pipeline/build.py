@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DETECTORS",
+    "FOLDER_KINDS",
     "SEGMENTERS",
     "SOURCES",
     "TRACKED_MODELS",
@@ -60,6 +61,11 @@ DETECTORS: Registry[Detector] = Registry(
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
     }
 )
+FOLDER_KINDS = {
+    "sam3": "sam3", "sam3_video": "sam3",
+    "d_fine": "dfine", "rt_detr": "dfine", "rt_detr_v2": "dfine",
+}  # fmt: skip
+"""Kind of detector by the `model_type` in a folder's config.json."""
 SEGMENTERS: Registry[Segmenter] = Registry(
     {
         "sam2_image": Member(

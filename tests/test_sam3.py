@@ -222,6 +222,11 @@ def fewer_tensors(folder: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "architecture": (edited("config.json", lambda c: c.update(model_type="x")), "of type 'x', exp"),
+    "backbone": (
+        edited("config.json", lambda c: c["vision_config"]["backbone_config"].update(
+            model_type="timm_backbone")),
+        "vision_config.backbone_config is not of type sam3_vit_model",
+    ),
     "config": (without("config.json"), "config.json: no such file"),
     "config_text": (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
     "pickle": (pickled, "its weights are a pickle (pytorch_model.bin), which can run code"),

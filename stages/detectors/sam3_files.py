@@ -15,6 +15,10 @@ from stages.detectors.sam3_pixels import PixelSettings
 from stages.errors import ConfigError
 
 _KINDS: Final = ("sam3", "sam3_video")
+_PARTS: Final = {
+    ("vision_config", "backbone_config"): "sam3_vit_model",
+    ("text_config",): "clip_text_model",
+}
 _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -80,9 +84,21 @@ def check_sam3(files: Sam3Files) -> None:
 
 def _check_architecture(folder: Path) -> None:
     path = folder / "config.json"
-    kind = _json(path, "the structure of a SAM3 model").get("model_type")
-    if kind not in _KINDS:
-        raise ConfigError(f"{path}: a model of type {kind!r}, expected one of {', '.join(_KINDS)}")
+    told = _json(path, "the structure of a SAM3 model")
+    if told.get("model_type") not in _KINDS:
+        raise ConfigError(
+            f"{path}: a model of type {told.get('model_type')!r}, expected one of "
+            f"{', '.join(_KINDS)}"
+        )
+    structure = told.get("detector_config", told)
+    for keys, kind in _PARTS.items():  # another backbone may be one that fetches its weights
+        found = structure
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, dict) or found.get("model_type") != kind:
+            raise ConfigError(
+                f"{path}: {'.'.join(keys)} is not of type {kind}, expected SAM3's own"
+            )
 
 
 def _weights(folder: Path) -> list[Path]:
