@@ -58,6 +58,8 @@ DETECTORS: Registry[Detector] = Registry(
     {
         "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
         "sam3": Member("stages.detectors.sam3", "Sam3TextConfig", "Sam3TextDetector"),
+        "dfine": Member("stages.detectors.dfine", "DfineConfig", "DfineDetector"),
+        "boxes": Member("stages.detectors.boxes", "BoxesConfig", "BoxesDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
     }
 )

@@ -67,6 +67,8 @@ def _told(shape: Mapping[str, Any]) -> dict[str, Any]:
         told["mask"] = _mask(shape["mask"])
     if shape.get("text") is not None:
         told["text"] = shape["text"]
+    if "found" in shape:
+        told["boxes"] = [_found(text) for text in shape["found"]]
     if shape and len(told.keys() - {"labels"}) != 1:
         raise _UsageError("expected one of --box, --point (with --not), --mask, --text")
     return told
@@ -77,6 +79,13 @@ def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
     if found is None:
         raise _UsageError(f"{option} {text}: expected {count} numbers with commas between")
     return tuple(float(part) for part in text.split(","))
+
+
+def _found(text: str) -> tuple[float, ...]:
+    found = _numbers("--box", text, 6)
+    if not found[5].is_integer():
+        raise _UsageError(f"--box {text}: expected a whole number, the class, at the end")
+    return found
 
 
 def _mask(path: Path) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
+    from stages.detectors.box_inbox import BoxesAsked, BoxesEnd
     from stages.key_frames import Switch
     from stages.phrasing import PhraseOutcome
     from stages.prompting import Prompt, Ticket
@@ -46,6 +47,8 @@ class Picture:
     """Where `pixels` begins in the source's full picture: a region of interest."""
     full_hw: tuple[int, int] | None = None
     """Size of the full picture; None: that of `pixels`."""
+    boxes: NDArray[np.float32] | None = None
+    """(n, 6), what the sender found in it, see `stages.found_boxes`; None: it did not look."""
 
 
 class Source(Protocol):
@@ -145,6 +148,15 @@ class SwitchedDetector(Protocol):
 
     switch: Switch
     """Off: its rows are padding, as between key frames."""
+
+
+@runtime_checkable
+class ToldDetector(Protocol):
+    """A detector that others tell what there is in a frame."""
+
+    def tell(self, asked: BoxesAsked) -> Future[BoxesEnd]:
+        """Boxes for a frame to come, from any thread, without waiting; every one ends, those that
+        wait when the run ends excepted."""
 
 
 class Segmenter(Protocol):

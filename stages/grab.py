@@ -144,6 +144,7 @@ class Grab:
             pose=picture.pose,
             origin_yx=picture.origin_yx,
             full_hw=picture.full_hw,
+            boxes=picture.boxes,
         )
 
     def too_old(self, captured_ns: int) -> bool:

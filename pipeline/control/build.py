@@ -18,6 +18,7 @@ from stages.base import (
     PromptedSegmenter,
     Segmenter,
     SwitchedDetector,
+    ToldDetector,
 )
 
 
@@ -51,6 +52,7 @@ def build_control(
         segmenter=segmenter if isinstance(segmenter, PromptedSegmenter) else None,
         detector=detector if isinstance(detector, SwitchedDetector) else None,
         phrases=detector.phrases if isinstance(detector, PhraseDetector) else None,
+        boxes=detector if isinstance(detector, ToldDetector) else None,
         seen=seen,
         names=names,
         snapshots=snapshots,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.control.commands import (
     Add,
+    Boxes,
     Command,
     Correct,
     Mask,
@@ -30,19 +31,20 @@ from pipeline.control.names import Names
 from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
-from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector
+from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector, ToldDetector
+from stages.detectors.box_inbox import BoxesAsked, BoxesEnd
+from stages.found_boxes import FLAWS
 from stages.phrasing import EXPECTED
 from stages.prompting import Outcome, Prompt
 
 _WAITS_NS: Final = 2_000_000_000
 """A prompt for the next frame is not for one that comes when the source was away."""
 DETAILS: Final[dict[str, str]] = {
+    **FLAWS,
     **{str(reason): detail for reason, detail in EXPECTED.items()},
-    "bad_box": "expected x1 < x2 and y1 < y2, finite",
     "bad_points": "expected 1 to 64 points, each with a label",
     "bad_mask": "expected a mask of the full picture's size with at least one pixel",
     "bad_request": "expected exactly one of box, points, mask, text",
-    "outside": "it lies outside the picture that is taken in",
     "past_epoch": "the stream began anew since",
     "past_frame": "that frame has passed",
     "far_frame": "that frame is too far ahead",
@@ -53,9 +55,10 @@ DETAILS: Final[dict[str, str]] = {
     "no_slot": "all object slots are in use",
     "no_text": "this segmenter takes no words; `add_phrase` is for a detector that does",
     "no_prompts": "this segmenter takes no prompts",
-    "no_class": "there is no such class",
     "no_detector": "there is no detector that could be paused",
     "no_phrases": "this detector takes no words",
+    "no_boxes": "this detector takes no boxes",
+    "paused": "the detector is paused",
     "busy": "another snapshot is being written, or there are too many",
     "failed": "it could not be done, see the log of the run",
     "stopped": "the run ended",
@@ -75,6 +78,8 @@ class Desk:
     """None: there is nothing to pause."""
     phrases: PhraseBook | None
     """None: this detector takes no words."""
+    boxes: ToldDetector | None
+    """None: this one looks for itself."""
     seen: Seen
     names: Names
     snapshots: Snapshots
@@ -88,6 +93,8 @@ class Desk:
                 return self._rename(command)
             case Pause() | Resume():
                 return self._switch(on=isinstance(command, Resume))
+            case Boxes():
+                return self._tell_boxes(command)
             case Snapshot():
                 return self._snapshot()
             case _ if isinstance(command, Phrasing):
@@ -159,6 +166,23 @@ class Desk:
             return done(Effect("no_detector"))
         epoch = self._epoch(None)
         return then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
+
+    def _tell_boxes(self, command: Boxes) -> Future[Effect]:
+        if self.boxes is None:
+            return done(Effect("no_boxes"))
+        epoch = self._epoch(command.epoch)
+        rows = [(*found.box, found.score, found.class_id) for found in command.boxes]
+        asked = BoxesAsked(
+            np.array(rows, np.float32).reshape(-1, 6),
+            epoch,
+            command.frame_id,
+            until_ns=time.monotonic_ns() + _WAITS_NS if command.frame_id is None else None,
+        )
+
+        def effect(end: BoxesEnd) -> Effect:
+            return Effect(end.reason, epoch, end.frame_id)
+
+        return then(self.boxes.tell(asked), effect)
 
     def _snapshot(self) -> Future[Effect]:
         taking = self.snapshots.ask()

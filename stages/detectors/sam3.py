@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -10,11 +11,10 @@ from torch import Tensor
 
 from stages.base import Section
 from stages.detectors.concepts import Chosen, ConceptNetwork, choose
-from stages.detectors.none import NoDetector, NoDetectorConfig
+from stages.detectors.looking import Looking
 from stages.detectors.phrases import PLACES, Phrases
 from stages.detectors.sam3_files import find_sam3
 from stages.detectors.sam3_network import Sam3Network
-from stages.key_frames import KeyFrames, Switch
 from stages.phrasing import EXPECTED, MOST_PHRASES, flaw_of, tidy
 from stages.records import Detections, Frame
 
@@ -71,10 +71,9 @@ class Sam3TextDetector:
         """`network`: what finds in place of the one configured. Raises `ConfigError`."""
         self._network = build_network(config, device) if network is None else network
         self.phrases = Phrases(self._network, config.phrases)
-        self.switch = Switch()
         self._config, self._device = config, device
-        self._key_frames = KeyFrames(config.every)
-        self._nothing = NoDetector(NoDetectorConfig(max_detections=config.max_detections), device)
+        self._looking = Looking(config.every, config.max_detections, device)
+        self.switch = self._looking.switch
         self._classes = torch.zeros(PLACES, dtype=torch.bool, device=device)
         self._sides: tuple[tuple[int, int], Tensor] | None = None
         self._mark()
@@ -91,11 +90,8 @@ class Sam3TextDetector:
         """
         if self.phrases.turn(frame.frame_id):
             self._mark()
-        if not self.switch.is_on(frame.frame_id):
-            self._key_frames.restart()  # looked for again as soon as it is on
-            return self._none(frame)
-        if not self._key_frames.has_next((frame.epoch, frame.size_hw)) or not self.phrases.now:
-            return self._none(frame)
+        if not self._looking.has(frame) or not self.phrases.now:
+            return replace(self._looking.nothing(frame), classes=self._classes)
         with torch.inference_mode():
             return self._found(frame, *self.find(frame))
 
@@ -122,13 +118,6 @@ class Sam3TextDetector:
             computed=True,
             classes=self._classes,
         )
-
-    def _none(self, frame: Frame) -> Detections:
-        nothing = self._nothing.detect(frame)
-        return Detections(
-            frame, nothing.boxes_xyxy, nothing.scores, nothing.class_ids, nothing.valid,
-            computed=False, classes=self._classes,
-        )  # fmt: skip
 
     def _mark(self) -> None:
         """A new tensor, for the one before may still be looked at."""

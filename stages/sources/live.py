@@ -149,6 +149,7 @@ class LiveSource:
             pose=arrival.pose,
             origin_yx=arrival.origin_yx,
             full_hw=arrival.full_hw,
+            boxes=arrival.boxes,
         )
 
     def _tell_picture(self, arrival: Arrival) -> None:
