@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stages.mask_ring import MaskRing
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
+    from stages.proposals import Proposer
     from stages.segmenters.tracker_core import TrackerCore
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
@@ -35,9 +36,11 @@ __all__ = [
     "build_cuda_ipc",
     "build_openigtlink_out",
     "build_picture_tap",
+    "build_proposer",
     "build_publisher",
     "build_tracker_core",
     "tracker_bytes",
+    "weights_of",
 ]  # fmt: skip
 
 SOURCES: Registry[Source] = Registry(
@@ -175,6 +178,27 @@ def build_cuda_ipc(config: RunConfig, device: torch.device) -> CudaIpc | None:
             "results that tells where they are)"
         )
     return make_cuda_ipc(config.cuda_ipc, device)
+
+
+def build_proposer(
+    model: str,
+    checkpoint: Path | None,
+    sha256: str | None,
+    device: torch.device,
+    mask_threshold: float,
+) -> Proposer:
+    """What segments single pictures from prompts: see `build_sam2`. Raises `ConfigError`."""
+    from stages.proposals import Proposer
+    from stages.segmenters.sam2_checkpoint import build_sam2
+
+    return Proposer(build_sam2(model, checkpoint, sha256, device), mask_threshold)
+
+
+def weights_of(model: str, checkpoint: Path | None) -> Path:
+    """The file of SAM2 weights that these name; raises `ConfigError`."""
+    from stages.segmenters.sam2_checkpoint import weights_path
+
+    return weights_path(model, checkpoint)
 
 
 def build_tracker_core(

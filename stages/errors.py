@@ -15,6 +15,16 @@ class ConfigError(MaskstreamError):
     exit_code = 78
 
 
+class UsageError(MaskstreamError):
+    """The command line asks for something else than what was expected."""
+
+    exit_code = 2
+
+
+class OutputError(MaskstreamError):
+    """Results cannot be written; what was finished before is there."""
+
+
 class SourceError(MaskstreamError):
     """The source cannot be opened or read."""
 
@@ -44,6 +54,10 @@ class PromptError(ClipError):
     """A prompt on a clip cannot be used."""
 
     exit_code = 2
+
+
+class RecordingError(MaskstreamError):
+    """A recording cannot be made, or cannot be read."""
 
 
 class GpuError(MaskstreamError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,31 +15,19 @@ from stages.clip.frames import UploadedFrames
 from stages.clip.objects import ClipObject, Pending, Points
 from stages.clip.outputs import RECENT, Keep, Retention, output_of
 from stages.clip.prompts import uploaded
+from stages.clip.walk import Walk
 from stages.errors import PromptError
 from stages.exits import named_exit
 from stages.segmenters.mask_head import GivenMasks, Told
 from stages.segmenters.memory_bank import Direction
 from stages.segmenters.model_pixels import given_mask
-from stages.segmenters.tracker_core import Pictures, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures
 
 _ENCODED: Final = 3
 """Frames whose features are kept, for prompts on the same frame."""
 _ENDS: Final = 6
 """Walks whose first and last frames are anchors, see Note [What is held, and why]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Walk:
-    """Frames one after the other."""
-
-    start: int
-    end: int
-    """Included."""
-    direction: Direction
-
-    @property
-    def frames(self) -> range:
-        return range(self.start, self.end + self.direction, self.direction)
 
 
 class ClipTracker:
@@ -56,6 +43,7 @@ class ClipTracker:
         self._retention = Retention(keep, core.bank.shape)
         self._ends: deque[int] = deque(maxlen=2 * _ENDS)
         self._newest: deque[int] = deque()
+        """Frames of the last walk that are kept whole."""
         self._held = 1
         self._all = torch.zeros(1, dtype=torch.int64, device=core.device)
         self._live = torch.ones(1, dtype=torch.bool, device=core.device)
@@ -109,8 +97,10 @@ class ClipTracker:
     def begin(self, objects: Sequence[ClipObject], walk: Walk) -> dict[int, Tensor]:
         """Remember what is needed at the start of a walk.
 
-        Returns int64 rows, where a frame is a conditioning frame of some: those to be tracked.
+        Returns, for a frame that is a conditioning frame of some, the rows of the others: int64.
         """
+        if self._newest:  # where the last walk ended
+            self._ends.append(self._newest[-1])
         self._ends.append(walk.start)
         conditioning = {frame for target in objects for frame in target.conditioning}
         self._retention.anchors = frozenset(conditioning.union(self._ends))
@@ -140,10 +130,6 @@ class ClipTracker:
         for target in objects:
             target.walked.note(frame, direction)
         self._let_go(objects, frame)
-
-    def finish(self, frame: int) -> None:
-        """The walk ended with this frame."""
-        self._ends.append(frame)
 
     def _let_go(self, objects: Sequence[ClipObject], frame: int) -> None:
         self._newest.append(frame)

@@ -8,53 +8,19 @@ each slot belongs to one of S pictures of a step, named by `stream_of`.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stages.errors import ConfigError
 from stages.segmenters.mask_head import GivenMasks, MaskHead, Masks, Told
 from stages.segmenters.memory_attention import MemoryAttention
-from stages.segmenters.memory_bank import BankShape, MemoryBank
+from stages.segmenters.memory_bank import MemoryBank
 from stages.segmenters.memory_encoder import MemoryEncoder
 from stages.segmenters.sam2_network import Sam2Network
-
-_NEEDED: Final = {
-    "use_obj_ptrs_in_encoder": True,
-    "directly_add_no_mem_embed": True,
-    "use_mask_input_as_output_without_sam": True,
-    "memory_temporal_stride_for_eval": 1,
-}
-"""Flags of `SAM2Base` as every published model has them."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """S pictures, ready for any number of objects."""
-
-    coarse: Tensor
-    """(S, C, h, w), plain."""
-    looked: Tensor
-    """(S, L, C), what reading memory needs."""
-    remembered: Tensor
-    """(S, C, h, w), what writing memory needs."""
-    fine: tuple[Tensor, ...]
-    """(S, C / 8, 4h, 4w) and (S, C / 4, 2h, 2w); empty where the model has none."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """The masks of b objects in the current picture."""
-
-    masks: Masks
-    enlarged: Tensor
-    """float32 (b, 1, s, s): their logits at the image size."""
-    features: Tensor
-    """(b, C, h, w): what was decoded; after `track` the picture in the light of the memory."""
-    memory: Tensor | None = None
-    """bfloat16 (b, L, M): what is remembered of it; None where that is still open."""
+from stages.segmenters.tracker_records import Pictures, Shown
+from stages.segmenters.tracker_structure import bank_shape, check_structure
 
 
 class TrackerCore:
@@ -234,36 +200,3 @@ class TrackerCore:
 
     def _fine(self, encoded: Pictures, stream: Tensor) -> list[Tensor]:
         return [self._each(level, stream) for level in encoded.fine]
-
-
-def bank_shape(
-    model: Any,  # noqa: ANN401
-    slots: int,
-    conditioning: int,
-    frames: int | None = None,
-) -> BankShape:
-    """The sizes that the official predictor's dependence on the past needs.
-
-    Of fewer `frames` than it has pointers, it looks back over all but one; that many is also
-    what it measures the pointers' ages by.
-    """
-    pointers = int(model.max_obj_ptrs_in_encoder)
-    if frames is not None:
-        pointers = max(2, min(frames, pointers))
-    return BankShape(
-        slots=slots,
-        conditioning=conditioning,
-        recent=int(model.num_maskmem) - 1,
-        pointers=pointers - 1,
-        tokens=int(model.sam_image_embedding_size) ** 2,
-        memory_dim=int(model.mem_dim),
-        model_dim=int(model.hidden_dim),
-    )
-
-
-def check_structure(model: Any) -> None:  # noqa: ANN401
-    """Raise `ConfigError` where the model is built unlike every published SAM2."""
-    for name, wanted in _NEEDED.items():
-        found = getattr(model, name)
-        if found != wanted:
-            raise ConfigError(f"{name}: got {found}, expected {wanted} to follow objects")
