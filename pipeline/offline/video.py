@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline.offline.clip_film import write_film
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
+from pipeline.offline.clip_words import with_found
 from pipeline.offline.folder import OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.model import model_record
@@ -42,6 +43,7 @@ def track_clip(job: VideoJob) -> int:
     with interruptible():
         clip = _open(job)
     with clip:
+        job = with_found(job, clip)
         give_prompts(clip, job.prompts)
         passes = plan(clip, job.prompts, job.direction, job.start, job.max_frames)
         with folder:
