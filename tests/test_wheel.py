@@ -50,6 +50,9 @@ def pinned(name: str) -> str:
     return match[0]
 
 
+DFINE_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -99,6 +102,7 @@ def test_it_holds_the_packages_their_data_and_nothing_else(wheel: Path) -> None:
         *(f"{package}/py.typed" for package in ("pipeline", "stages", "kpi")),
         "stages/detectors/weights/yolo_demo.safetensors",
         "stages/detectors/weights/yolo_demo.yaml",
+        *(f"stages/detectors/weights/dfine_demo/{name}" for name in DFINE_FILES),
         "stages/segmenters/weights/sam2_demo.safetensors",
         "stages/segmenters/weights/sam2_demo.yaml",
         "pipeline/cli.py",

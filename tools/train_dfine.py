@@ -46,10 +46,6 @@ class Recipe:
     clip_norm: float = 0.5
 
 
-ROUNDS = (Recipe(),)
-"""One after the other, each from the weights of the one before."""
-
-
 def input_hw() -> tuple[int, int]:
     """(height, width) of the demo model's input, as its preprocessor's file has it."""
     size = json.loads((DFINE_FOLDER / PREPROCESSOR).read_text())["size"]
@@ -139,6 +135,7 @@ def save_model(folder: Path, model: nn.Module) -> None:
     shutil.copy(DFINE_FOLDER / PREPROCESSOR, part / PREPROCESSOR)
     folder.mkdir(parents=True, exist_ok=True)
     for file in part.iterdir():
+        file.chmod(0o644)
         file.replace(folder / file.name)
     part.rmdir()
 
@@ -149,7 +146,6 @@ def main() -> None:
     parser.add_argument("clips", type=Path, help="folder written by tools.render_phantom")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--start", type=Path, help="folder with weights to start from")
-    parser.add_argument("--round", type=int, choices=range(1, len(ROUNDS) + 1), help="only this")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="four steps")
     arguments = parser.parse_args()
@@ -157,12 +153,8 @@ def main() -> None:
     clips = load_clips(arguments.clips)
     torch.manual_seed(0)
     model = build_dfine(arguments.start).to(memory_format=torch.channels_last)
-    for place, base in enumerate(ROUNDS, start=1):
-        if arguments.round not in (None, place):
-            continue
-        recipe = replace(base, steps=4) if arguments.quick else base
-        train(model, clips, recipe, lambda averaged: save_model(arguments.out, averaged))
-        model = build_dfine(arguments.out).to(memory_format=torch.channels_last)
+    recipe = replace(Recipe(), steps=4) if arguments.quick else Recipe()
+    train(model, clips, recipe, lambda averaged: save_model(arguments.out, averaged))
 
 
 if __name__ == "__main__":
