@@ -83,10 +83,7 @@ def _of_file(path: Path) -> Target:
 
 def _of_kind(place: ModelPlace, name: str) -> Target:
     role, kind = place.used_by.split()
-    registry = DETECTORS if role == "detector" else SEGMENTERS
-    keys = registry.config_class(kind).model_fields
-    key = "weights" if "weights" in keys else "model"
-    section = _section(role, {"kind": kind, key: name}, place.name)
+    section = _section(role, kind, name, place.name)
     return Target(
         (place,), section if role == "detector" else None, section if role != "detector" else None
     )
@@ -100,15 +97,16 @@ def _of_folder(folder: Path) -> Target:
     kind = FOLDER_KINDS.get(model_type(folder), "")
     if kind not in DETECTORS.kinds:
         return Target((place,), None, None)
-    asked: dict[str, object] = {"kind": kind, "model": str(folder)}
-    if "phrases" in DETECTORS.config_class(kind).model_fields:
+    return Target((place,), _section("detector", kind, str(folder), str(folder)), None)
+
+
+def _section(role: str, kind: str, model: str, where: str) -> Section:
+    """The configuration of a stage that runs a model; `where` names it in errors."""
+    section = (DETECTORS if role == "detector" else SEGMENTERS).config_class(kind)
+    keys = section.model_fields
+    asked: dict[str, object] = {"kind": kind, "weights" if "weights" in keys else "model": model}
+    if "phrases" in keys:
         asked["phrases"] = ["object"]
-    return Target((place,), _section("detector", asked, str(folder)), None)
-
-
-def _section(role: str, asked: dict[str, object], where: str) -> Section:
-    registry = DETECTORS if role == "detector" else SEGMENTERS
-    section = registry.config_class(str(asked["kind"]))
     try:
         return section.model_validate(asked)
     except ValidationError as error:

@@ -123,14 +123,14 @@ def _licence(path: Path) -> str:
     if path.is_dir():
         if model_type(path).startswith("sam3"):
             return _SAM_LICENCE
-        cards, pattern = [path / "README.md", *sorted(path.glob("*.md"))], r"licen[cs]e:\s*(\S+)"
+        cards = [path / "README.md", path.with_suffix(".md")]
     else:
-        cards, pattern = [path.with_suffix(".md")], r"licen[cs]e:\s*([\w.+-]+)"
+        cards = [path.with_suffix(".md")]
     for card in cards:
         if card.is_file():
             text = card.read_text(errors="replace")[:10_000]
-            if found := re.search(pattern, text, re.IGNORECASE):
-                return found[1].rstrip(".,")
+            if found := re.search(r"licen[cs]e:\s*([\w.+-]+)", text, re.IGNORECASE):
+                return found[1].rstrip(".")
     return _NOT_TOLD
 
 
