@@ -18,8 +18,10 @@ from stages.clip.session import Clip
 from stages.clip.words import find_named, prompt_named
 from stages.detectors.sam3 import Sam3TextConfig, Sam3TextDetector
 from stages.errors import PromptError
+from stages.records import Frame
 from stages.sam3_frames import Sam3Error
 from stages.sam3_session import Sam3Session
+from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.sources.phantom import PhantomConfig, PhantomSource
 
 CPU = torch.device("cpu")
@@ -130,3 +132,30 @@ def test_frames_left_out_are_counted() -> None:
         clip.say(0, "sky")
         assert [each.frame_idx for each in clip.propagate(2, 4)] == [2, 3, 6]
         assert clip.skipped == 2
+
+
+class TwoWords(TruthConcepts):
+    """Knows another word for a lumen."""
+
+    def words(self, phrase: str) -> object:
+        return super().words("lumen" if phrase == "tube" else phrase)
+
+
+def test_what_two_phrases_name_stays_with_the_first(pictures: list[Any]) -> None:
+    network = TwoWords(PhantomConfig(seed=SEED, fps=None))
+    asked = Sam3TextConfig(model="m", phrases=("lumen",), every=1)
+    detector = Sam3TextDetector(asked, CPU, network)
+    follower = Sam2StreamSegmenter(Sam2StreamConfig(max_objects=4), CPU, len(detector.class_names))
+    ids: list[list[int]] = []
+    for number in range(8):
+        if number == 2:
+            detector.phrases.add("tube")
+        rgb = torch.from_numpy(pictures[number % 3]).expand(3, -1, -1)
+        with torch.inference_mode():
+            found = detector.detect(Frame(rgb, "phantom", 0, number, 0, 0))
+            tracks = follower.segment(found)
+        ids.append(tracks.class_ids[tracks.valid].tolist())
+    assert int(found.valid.sum()) == 2, "both phrases find it"
+    assert set(found.class_ids[found.valid].tolist()) == {1, 2}
+    assert ids[-1] == [1]
+    follower.close()

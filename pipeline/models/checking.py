@@ -6,38 +6,26 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from pipeline.build import DETECTORS, FOLDER_KINDS, SEGMENTERS
-from pipeline.config import load_config
-from pipeline.config_errors import explain
+from pipeline.build import DETECTORS, SEGMENTERS
 from pipeline.device import resolve_device
 from pipeline.models.listing import size
-from pipeline.models.places import ModelPlace, configured, model_type, place_of, sha256_of, shipped
+from pipeline.models.places import ModelPlace, sha256_of
+from pipeline.models.targets import Target, target_of
 from stages.base import Detector, Section
 from stages.checkpoints import one_line
-from stages.errors import ConfigError, MaskstreamError
+from stages.errors import MaskstreamError
 from stages.records import Frame
 
 _SIZE_HW = (480, 640)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is to be checked."""
-
-    places: tuple[ModelPlace, ...]
-    detector: Section | None
-    segmenter: Section | None
 
 
 def check(target: str, device: str) -> int:
@@ -47,7 +35,7 @@ def check(target: str, device: str) -> int:
     `ConfigError` where it is none of these.
     """
     where = resolve_device(device)
-    found = _target(target)
+    found = target_of(target)
     flaws = [flaw for place in found.places for flaw in _look_at(place)]
     for flaw in flaws:
         sys.stdout.write(f"FAILED  {flaw}\n")
@@ -59,58 +47,6 @@ def check(target: str, device: str) -> int:
         sys.stdout.write(f"FAILED  {error}\n")
         return 1
     return 0
-
-
-def _target(target: str) -> Target:
-    for place in shipped():
-        if place.name == target:
-            return _of_kind(place, "demo")
-    path = Path(target).expanduser()
-    if path.is_dir():
-        return _of_folder(path)
-    if path.suffix in (".safetensors", ".pt", ".pth"):
-        return _of_file(path)
-    config = load_config(target)
-    return Target(tuple(configured(config)), config.detector, config.segmenter)
-
-
-def _of_file(path: Path) -> Target:
-    if not path.is_file():
-        names = ", ".join(place.name for place in shipped())
-        raise ConfigError(f"{path}: no such file, expected one, a folder, or one of {names}")
-    return Target((place_of(str(path), "weights", path),), None, None)
-
-
-def _of_kind(place: ModelPlace, name: str) -> Target:
-    role, kind = place.used_by.split()
-    section = _section(role, kind, name, place.name)
-    return Target(
-        (place,), section if role == "detector" else None, section if role != "detector" else None
-    )
-
-
-def _of_folder(folder: Path) -> Target:
-    """A model as transformers writes it, of whatever kind there is a detector for."""
-    place = place_of(str(folder), "folder", folder)
-    if not place.files:
-        raise ConfigError(f"{folder}: holds no model files, expected config.json and weights")
-    kind = FOLDER_KINDS.get(model_type(folder), "")
-    if kind not in DETECTORS.kinds:
-        return Target((place,), None, None)
-    return Target((place,), _section("detector", kind, str(folder), str(folder)), None)
-
-
-def _section(role: str, kind: str, model: str, where: str) -> Section:
-    """The configuration of a stage that runs a model; `where` names it in errors."""
-    section = (DETECTORS if role == "detector" else SEGMENTERS).config_class(kind)
-    keys = section.model_fields
-    asked: dict[str, object] = {"kind": kind, "weights" if "weights" in keys else "model": model}
-    if "phrases" in keys:
-        asked["phrases"] = ["object"]
-    try:
-        return section.model_validate(asked)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error, section)}") from error
 
 
 def _look_at(place: ModelPlace) -> list[str]:
