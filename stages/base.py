@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
-    from stages.detectors.box_inbox import BoxesAsked, BoxesEnd
+    from stages.box_inbox import BoxesAsked, BoxesEnd
     from stages.key_frames import Switch
     from stages.phrasing import PhraseOutcome
     from stages.prompting import Prompt, Ticket

@@ -22,8 +22,8 @@ from pipeline.control.desk import Desk
 from pipeline.control.names import Names
 from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
+from stages.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
 from stages.control_client import Controller
-from stages.detectors.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
 from stages.detectors.concepts import Finds
 from stages.detectors.phrases import Phrases
 from stages.found_boxes import FoundBoxes

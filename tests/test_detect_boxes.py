@@ -23,7 +23,7 @@ from pipeline.config import load_config
 from pipeline.frame_flow import RunOptions
 from pipeline.run import start
 from stages.base import SwitchedDetector, ToldDetector
-from stages.detectors.box_inbox import MAX_WAITING, BoxesAsked
+from stages.box_inbox import MAX_WAITING, BoxesAsked
 from stages.detectors.boxes import BoxesConfig, BoxesDetector
 from stages.errors import ResidencyError
 from stages.found_boxes import FoundBoxes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,21 @@ def test_transformers_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"needs transformers.*pip install 'maskstream\[dfine\]'"):
         detector(folder)
+
+
+def test_nothing_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the hub could be asked: the name resolver and all connections are cut."""
+
+    def no_network(*_: object) -> None:
+        raise AssertionError("tried to go online")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    with pytest.raises(AssertionError, match="online"):
+        socket.create_connection(("127.0.0.1", 9))
+    assert detector(folder).detect(frame()).computed
 
 
 # A model id

@@ -32,7 +32,7 @@ from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
 from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector, ToldDetector
-from stages.detectors.box_inbox import BoxesAsked, BoxesEnd
+from stages.box_inbox import BoxesAsked, BoxesEnd
 from stages.found_boxes import FLAWS
 from stages.phrasing import EXPECTED
 from stages.prompting import Outcome, Prompt

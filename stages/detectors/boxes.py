@@ -11,7 +11,7 @@ import torch
 from pydantic import AfterValidator, Field
 
 from stages.base import Section
-from stages.detectors.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
+from stages.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
 from stages.detectors.looking import Choice
 from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.exits import named_exit

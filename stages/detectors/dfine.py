@@ -67,7 +67,7 @@ class DfineDetector:
         Scores below `min_score`, classes not wanted, boxes without area inside the frame and
         repetitions (`max_overlap`) are not `valid`.
         """
-        if not self._looking.has(frame):
+        if not self._looking.looks_at(frame):
             return self._looking.nothing(frame)
         with torch.inference_mode():
             found = self._network(pixel_values=self._input.fit(frame.rgb))

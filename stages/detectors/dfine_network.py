@@ -18,11 +18,6 @@ _CLASSES: Final = {
     "rt_detr": "RTDetrForObjectDetection",
     "rt_detr_v2": "RTDetrV2ForObjectDetection",
 }
-_STAY_LOCAL: Final = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_DISABLE_TORCH_CHECK": "1",  # each decoder layer would wait for the device
-}
 
 _CACHED: Final = ("_cached_generate_anchors", "_cached_build_2d_sinusoidal_position_embedding")
 
@@ -32,7 +27,8 @@ def build_network(folder: DfineFolder) -> nn.Module:
 
     Called with `pixel_values`, float32 (1, 3, h, w), its output has `logits` (1, queries, classes)
     and `pred_boxes` (1, queries, 4): centre x, centre y, width, height as shares of the picture.
-    Raises `ConfigError` where the weights are not those of the structure.
+    Nothing but what was read from the folder is asked for, so nothing can be fetched. Raises
+    `ConfigError` where the weights are not those of the structure.
     """
     transformers = import_transformers()
     weights = folder.path / WEIGHTS
@@ -94,11 +90,12 @@ class _Kept:
 
 
 def import_transformers() -> Any:  # noqa: ANN401 (its types say little)
-    """transformers, kept from the network and from telling of its progress.
+    """transformers, kept from telling of its progress and from checks that wait for the device in
+    each decoder layer.
 
     Raises `ConfigError` where it is not installed.
     """
-    os.environ.update(_STAY_LOCAL)
+    os.environ["TRANSFORMERS_DISABLE_TORCH_CHECK"] = "1"
     try:
         import transformers
     except ImportError as error:

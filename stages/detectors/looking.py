@@ -20,7 +20,7 @@ class Looking:
         self._key_frames = KeyFrames(every)
         self._nothing = NoDetector(NoDetectorConfig(max_detections=max_detections), device)
 
-    def has(self, frame: Frame) -> bool:
+    def looks_at(self, frame: Frame) -> bool:
         """Whether to look at this frame; asked once a frame."""
         if not self.switch.is_on(frame.frame_id):
             self.restart()  # looked for again as soon as it is on

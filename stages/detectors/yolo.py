@@ -95,7 +95,7 @@ class YoloDetector:
         Scores below `min_score`, classes not wanted, boxes without area inside the frame and
         repetitions (`max_overlap`) are not `valid`.
         """
-        if not self._looking.has(frame):
+        if not self._looking.looks_at(frame):
             return self._looking.nothing(frame)
         letterbox = self._letterbox
         if letterbox is None or letterbox.frame_hw != frame.size_hw:
