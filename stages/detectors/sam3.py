@@ -90,7 +90,7 @@ class Sam3TextDetector:
         """
         if self.phrases.turn(frame.frame_id):
             self._mark()
-        if not self._looking.has(frame) or not self.phrases.now:
+        if not self._looking.looks_at(frame) or not self.phrases.now:
             return replace(self._looking.nothing(frame), classes=self._classes)
         with torch.inference_mode():
             return self._found(frame, *self.find(frame))
