@@ -16,6 +16,7 @@ from tiny_sam2 import frame, write_model
 from tiny_sam3 import write_sam3
 from tiny_stream import Stream
 
+from benchmarks.soak import tensor_bytes
 from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
 from stages.base import PhraseDetector, SwitchedDetector
@@ -176,6 +177,25 @@ def test_a_phrase_that_finds_nothing_for_1000_frames_harms_nothing(folder: Path)
     for number in range(1000):
         found = detector.detect(frame(frame_id=number))
     assert not found.valid.any()
+
+
+def test_memory_stays_as_it_is_while_phrases_change(folder: Path) -> None:
+    detector = made(folder, phrases=("needle",), every=1)
+
+    def frames(first: int, count: int, *, looking: bool = True) -> int:
+        for number in range(first, first + count):
+            detector.phrases.add(f"p{number:03}")
+            detector.phrases.turn(number)
+            if looking:
+                detector.detect(frame(frame_id=number))
+            detector.phrases.remove(f"p{number:03}")
+            detector.phrases.turn(number)
+        return tensor_bytes()
+
+    frames(0, 70, looking=False)  # more phrases than are remembered
+    before = frames(70, 2)
+    assert frames(72, 12) == before
+    assert detector.phrases.now == ("needle",)
 
 
 # --- bad input -----------------------------------------------------------------------------
