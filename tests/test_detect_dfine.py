@@ -198,6 +198,19 @@ def test_the_fake_gpu_sees_anchors_left_on_the_host(folder: Path) -> None:
         leave_behind()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_nothing_waits_on_a_gpu(folders: dict[str, Path], kind: str) -> None:
+    """Not yet run on one."""
+    stage = DfineDetector(DfineConfig(weights=str(folders[kind])), torch.device("cuda:0"))
+    stage.warm_up((120, 160))
+    there = replace(frame(), rgb=PIXELS[0].cuda())
+    with residency_guard(cuda_sync_debug="error"):
+        found = stage.detect(there)
+    here = detector(folders[kind]).detect(frame())
+    torch.testing.assert_close(found.scores.cpu(), here.scores, atol=1e-3, rtol=0)
+
+
 # What is refused
 
 

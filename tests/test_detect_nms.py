@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,18 @@ def test_they_stay_on_the_device(tmp_path: Path, head: str) -> None:
     assert not report.violations
     with fake_cuda(stage.detect, frame) as (detect, there):
         assert detect(there).boxes_xyxy.device.type == "cuda"
+
+
+@pytest.mark.gpu
+def test_nothing_waits_on_a_gpu(tmp_path: Path) -> None:
+    """Not yet run on one."""
+    stage = YoloDetector(
+        YoloConfig(weights=str(checkpoint(tmp_path, "v8"))), torch.device("cuda:0")
+    )
+    stage.warm_up((120, 160))
+    there = replace(picture(), rgb=picture().rgb.cuda())
+    with residency_guard(cuda_sync_debug="error"):
+        stage.detect(there)
 
 
 def test_more_detections_than_candidates(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_yolo_trains_and_repeats_offline(clips: ClipSet, monkeypatch: pytest.Mon
 
 
 def test_dfine_trains_repeats_and_is_written_for_its_stage(clips: ClipSet, tmp_path: Path) -> None:
-    recipe = replace(train_dfine.Recipe(), steps=3, pictures=3)
+    recipe = replace(train_dfine.Recipe(), steps=2, pictures=2)
     losses = []
     for _ in range(2):
         torch.manual_seed(0)
