@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _CODECS: Final[dict[Literal["libx264", "mpeg4"], dict[str, str]]] = {
-    "libx264": {"crf": "20"},
+    "libx264": {"crf": "20", "preset": "veryfast"},
     "mpeg4": {"qmin": "2", "qmax": "5"},
 }
 """The first that there is, at a constant quality."""

@@ -153,7 +153,7 @@ def video(
     spacing: SpacingOption = None,
     fps: Annotated[
         float | None,
-        typer.Option(min=0.1, max=240, help="Frames a second, where the clip does not tell."),
+        typer.Option(min=0.1, max=240, help="Default: what the clip tells, else 25."),
     ] = None,
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="Also DICOM with text in its pictures.")

@@ -34,8 +34,10 @@ def fill(
     thick."""
     canvas = pixels.astype(np.float32)
     for mask, colour in zip(masks, colours, strict=True):
-        canvas[mask] += _FILL * (np.array(colour, dtype=np.float32) - canvas[mask])
-        canvas[outline(mask, line)] = colour
+        place = _around(mask)
+        part, inside = canvas[place], mask[place]
+        part[inside] += _FILL * (np.array(colour, dtype=np.float32) - part[inside])
+        part[outline(inside, line)] = colour
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 
@@ -66,3 +68,11 @@ def outline(mask: NDArray[np.bool_], line: int = 1) -> NDArray[np.bool_]:
         near = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
         inner = inner & near
     return mask & ~inner
+
+
+def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return slice(0), slice(0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

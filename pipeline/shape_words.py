@@ -27,8 +27,6 @@ def read_mask(option: str, path: Path) -> NDArray[np.bool_]:
 
     try:
         with Image.open(path, formats=("PNG",)) as picture:
-            # A palette's indices are its labels, whatever their colours.
-            plain = picture if picture.mode == "P" else picture.convert("L")
-            return np.asarray(plain) > 0
+            return np.asarray(picture.convert("L")) > 0
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UsageError(f"{option} {path}: cannot be read (expected a PNG)") from error

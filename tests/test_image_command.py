@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import shutil
@@ -26,13 +27,21 @@ from pipeline.offline.image_prompts import ImagePrompts
 from pipeline.offline.measure import mask_of, measured
 from pipeline.offline.records import SCHEMA_PATH, ImageResults, schema_text
 from stages.proposals import Proposer
+from stages.segmenters import sam2_checkpoint
 from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.shapes import Shape
 from tests.tiny_sam2 import FRAME_HW, SIZE, write_model
 
 Call = Callable[..., Outcome]
+BUILT_ONCE = functools.cache(sam2_checkpoint.build_sam2)
 TOLERANCE = 1e-4
 HEIGHT, WIDTH = FRAME_HW
+
+
+@pytest.fixture(autouse=True)
+def _build_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are left as they are, so that all may share one."""
+    monkeypatch.setattr(sam2_checkpoint, "build_sam2", BUILT_ONCE)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -26,19 +27,27 @@ from pipeline.offline.clip_prompts import clip_prompts
 from pipeline.offline.folder import PROGRESS, OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of
-from pipeline.offline.records import SCHEMA_PATH, VideoResults
+from pipeline.offline.records import SCHEMA_PATH, PromptRecord, VideoResults
 from stages.errors import ConfigError
+from stages.segmenters import sam2_checkpoint
 from tests.test_image_command import small_files
 from tests.tiny_sam2 import FRAME_HW, write_model
 
 Call = Callable[..., Outcome]
+BUILT_ONCE = functools.cache(sam2_checkpoint.build_sam2)
 COUNT = 7
 HEIGHT, WIDTH = FRAME_HW
 BOTH = (
     "--prompt", "1@0 +40,30 -100,80 name=lumen", "--prompt", "2@3 box=20,20,70,60",
-    "--direction", "both", "--start", "1",
+    "--direction", "both", "--start", "1", "--save", "masks,video,logits",
 )  # fmt: skip
 PROMPTS = ("--prompt", "1@0 +40,30 -100,80 name=lumen", "--prompt", "2@3 box=20,20,70,60")
+
+
+@pytest.fixture(autouse=True)
+def _build_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are left as they are, so that all may share one."""
+    monkeypatch.setattr(sam2_checkpoint, "build_sam2", BUILT_ONCE)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +106,8 @@ def content(out: str = "out") -> dict[str, bytes]:
     found = {str(p.relative_to(out)): p.read_bytes() for p in Path(out).rglob("*") if p.is_file()}
     text = found.pop("results.json").decode()
     assert found.pop("overlay.mp4")
+    for name in [name for name in found if name.endswith(("/index.jsonl", "/manifest.json"))]:
+        del found[name]
     found["results"] = re.sub(r'"(created|seconds)": [^,]+,', "", text).encode()
     return found
 
@@ -239,6 +250,7 @@ def test_resumed_results_are_those_of_one_go(
     assert not Path("out/results.json").exists()
     with Path("out", PROGRESS).open("ab") as progress:
         progress.write(b'{"number": 6, "turn": 1, "fra')
+    Path("out/.results.part.json").touch()
     written: list[int] = []
 
     def counted(self: Journal, number: int, *more: Any) -> None:
@@ -248,7 +260,7 @@ def test_resumed_results_are_those_of_one_go(
     monkeypatch.setattr(Journal, "add", counted)
     outcome = track(str(frames), *BOTH, "--resume")
     assert outcome.code == 0, outcome.stderr
-    assert content() == in_one_go
+    assert content() == in_one_go  # nothing half-written is left
     assert len(film()) == COUNT
     assert len(written) == COUNT + 1 - finished  # the start is tracked twice
     again = track(str(frames), *BOTH, "--resume")
@@ -298,6 +310,27 @@ def test_an_interrupt_leaves_what_was_finished(
     assert len(film()) == COUNT
 
 
+def test_logits_lie_where_tools_look_for_them(
+    track: Callable[..., Outcome], files: tuple[Path, Path], frames: Path
+) -> None:
+    args = (str(frames), *BOTH)
+    assert track(*args).code == 0
+    wanted = direct(files, frames, 1, (False, True))
+    (session,) = Path("out/predictions").iterdir()
+    assert re.fullmatch(r"clip\d+", session.name)
+    for frame in range(COUNT):
+        logits = np.load(session / f"frame_{frame:05d}.npy")
+        ids = np.load(session / f"frame_{frame:05d}_obj_ids.npy")
+        assert (logits.shape, logits.dtype) == ((2, 1, *FRAME_HW), np.float32)
+        assert (ids.tolist(), ids.dtype) == ([1, 2], np.int64)
+        assert np.array_equal(logits[:, 0] > 0, wanted[frame])
+    assert track(*args).code == 78
+    first = session / "frame_00000.npy"
+    before = first.read_bytes()
+    assert track(*args, "--overwrite").code == 0
+    assert first.read_bytes() == before
+
+
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:
     Path("out").mkdir()
     with OutFolder(Path("out"), "video", "new"):
@@ -325,6 +358,7 @@ BAD: list[tuple[Sequence[str], int, Sequence[str]]] = [
     (["frames", "--prompt", "1@0 box=140,1,150,9"], 2, ["outside", "131x90"]),
     (["frames", "--prompt", "1@9 +4,4"], 2, ["there is no frame 9", "0 to 6"]),
     (["frames", "--prompt", "1@0 +4,4", "--prompt", "1@0 +5,5"], 2, ["twice on frame 0"]),
+    (["frames", *(f"--prompt={n}@0 +4,4" for n in range(256))], 2, ["256 objects", "255"]),
     (["frames", *PROMPTS, "--start", "9"], 2, ["--start 9", "0 to 6"]),
     (["frames", *PROMPTS, "--direction", "up"], 2, ["--direction up", "forward, backward, both"]),
     (["frames", *PROMPTS, "--save", "masks,gif"], 2, ["'gif'", "frames, masks, overlays"]),
@@ -338,7 +372,9 @@ BAD: list[tuple[Sequence[str], int, Sequence[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("args", "code", "said"), BAD, ids=[" ".join(case[0]) for case in BAD])
+@pytest.mark.parametrize(
+    ("args", "code", "said"), BAD, ids=[" ".join(case[0])[:80] for case in BAD]
+)
 def test_bad_input(
     track: Callable[..., Outcome],
     frames: Path,
@@ -459,3 +495,36 @@ def test_a_folder_that_vanishes_does_not_come_back(
     (line,) = outcome.stderr.splitlines()
     assert "No such file" in line
     assert not Path("out").exists()
+
+
+def backward_after(
+    files: tuple[Path, Path], clip_path: Path, prompts: Sequence[PromptRecord], forward: int | None
+) -> list[Any]:
+    """Logits of a walk backward from frame 4 that follows one forward over so many frames."""
+    with open_clip(clip_path, str(files[0]), checkpoint=files[1], device="cpu") as clip:
+        for one in prompts:
+            clip.add_new_points_or_box(one.frame, one.object, one.points, one.labels)
+        for _ in clip.propagate_in_video(4, None if forward is None else forward - 1):
+            pass
+        return [logits.numpy() for *_, logits in clip.propagate_in_video(4, reverse=True)]
+
+
+@pytest.mark.parametrize(("second", "needed"), [(12, 16), (22, 19)])
+def test_of_a_walk_forward_the_one_backward_needs_no_more_than_a_resume_repeats(
+    files: tuple[Path, Path], tmp_path: Path, second: int, needed: int
+) -> None:
+    for number in range(25):
+        Image.fromarray(picture(number)).save(tmp_path / f"p{number}.png")
+    told = [
+        PromptRecord(object=1, frame=4, points=((40, 30), (100, 80)), labels=(1, 0)),
+        PromptRecord(object=2, frame=second, points=((60, 50),), labels=(1,)),
+        PromptRecord(object=2, frame=24, points=((60, 50),), labels=(1,)),
+    ]
+    assert video_command.needed_again(4, told) == needed
+    whole = backward_after(files, tmp_path, told, None)
+    assert len(whole) == 5
+    repeated = backward_after(files, tmp_path, told, needed)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, repeated, strict=True))
+    less = backward_after(files, tmp_path, told[:1], 3)
+    enough = backward_after(files, tmp_path, told[:1], None)
+    assert not all(np.array_equal(a, b) for a, b in zip(less, enough, strict=True))

@@ -12,7 +12,7 @@ from pipeline.offline.drawing import side_by_side
 from pipeline.offline.folder import FILM, OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.progress import progress
-from pipeline.offline.records import FrameRecord
+from pipeline.offline.records import ClipRecord, FrameRecord
 
 USUAL_FPS: Final = 25.0
 
@@ -21,19 +21,18 @@ def write_film(
     folder: OutFolder,
     journal: Journal,
     outputs: ClipOutputs,
-    size_hw: tuple[int, int],
-    fps: float | None,
+    clip: ClipRecord,
     stop: threading.Event,
 ) -> None:
-    """Write `overlay.mp4` of what is in `journal`, in the order of the frames; `size_hw`: of a
-    frame. It is made when tracking is over, because both directions do not come in that order.
+    """Write `overlay.mp4` of what is in `journal`, in the order of the frames. It is made when
+    tracking is over, because both directions do not come in that order.
 
     `stop` ends it earlier; what was encoded stays. Raises `OutputError`.
     """
     if not len(journal):
         return
-    rate = Fraction(fps or USUAL_FPS).limit_denominator(1001)
-    size = (size_hw[0], 2 * size_hw[1])
+    rate = Fraction(clip.fps or USUAL_FPS).limit_denominator(1001)
+    size = (clip.size_hw[0], 2 * clip.size_hw[1])
     with (
         folder.place(FILM) as part,
         FilmEncoder(part, size, rate) as film,

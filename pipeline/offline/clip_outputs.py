@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,13 @@ from pipeline.offline.clip_plan import Way
 from pipeline.offline.drawing import Drawn, overlay
 from pipeline.offline.folder import FRAMES, MASKS, OVERLAYS, OutFolder
 from pipeline.offline.measure import mask_of, measured
-from pipeline.offline.palette import label_picture, save_labels
-from pipeline.offline.records import FrameRecord, PromptRecord
+from pipeline.offline.palette import label_picture, save_labels, save_picture
+from pipeline.offline.records import FrameRecord, PromptRecord, VideoResults
 from pipeline.offline.video_job import Save
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stages.clip.records import ClipFrame
     from stages.clip.session import Clip
 
@@ -27,38 +29,33 @@ class ClipOutputs:
     """Pictures of frames, and the records that `results.json` is made of."""
 
     def __init__(
-        self,
-        folder: OutFolder,
-        clip: Clip,
-        prompts: Sequence[PromptRecord],
-        labels: Mapping[int, int],
-        saved: frozenset[Save],
-        mask_threshold: float,
-        spacing_mm: tuple[float, float] | None,
+        self, folder: OutFolder, clip: Clip, results: VideoResults, saved: frozenset[Save]
     ) -> None:
-        """`labels`: of every object; `saved`: what is written of each frame."""
-        self._folder, self._clip, self._saved = folder, clip, saved
-        self._labels, self._threshold, self._spacing_mm = labels, mask_threshold, spacing_mm
-        self._names = {one.object: one.name for one in prompts if one.name is not None}
+        """`results`: what is known of them at the start; `saved`: what is written of each frame."""
+        self._folder, self._clip, self._results, self._saved = folder, clip, results, saved
+        self._labels = {int(each): label for each, label in results.labels.items()}
+        told = results.prompts
+        self._names = {one.object: one.name for one in told if one.name is not None}
         self._prompts: dict[int, list[tuple[int, PromptRecord]]] = {}
-        for one in prompts:
-            self._prompts.setdefault(one.frame, []).append((labels[one.object], one))
+        for one in told:
+            self._prompts.setdefault(one.frame, []).append((self._labels[one.object], one))
 
-    def write(self, found: ClipFrame, way: Way) -> FrameRecord:
-        """Write the files of one frame; raises `OutputError`, and `SourceError` for a frame that
-        cannot be read again."""
-        masks = (found.masks()[:, 0] > self._threshold).cpu().numpy()
+    def write(self, found: ClipFrame, logits: Tensor, way: Way) -> FrameRecord:
+        """Write the files of one frame, whose `logits` are float32 (N, 1, H, W); raises
+        `OutputError`, and `SourceError` for a frame that cannot be read again."""
+        masks = (logits[:, 0] > self._results.mask_threshold).cpu().numpy()
         scores = zip(found.quality.cpu().tolist(), found.presence.cpu().tolist(), strict=True)
-        records = tuple(
-            measured(mask, each, self._spacing_mm, quality=quality, presence=presence)
-            for each, mask, (quality, presence) in zip(found.obj_ids, masks, scores, strict=True)
-        )
-        fps = self._clip.fps
+        spacing, fps = self._results.spacing_mm, self._results.clip.fps
         record = FrameRecord(
             frame=found.frame_idx,
             time_s=None if fps is None else round(found.frame_idx / fps, 6),
             direction=way,
-            masks=records,
+            masks=tuple(
+                measured(mask, each, spacing, quality=quality, presence=presence)
+                for each, mask, (quality, presence) in zip(
+                    found.obj_ids, masks, scores, strict=True
+                )
+            ),
         )
         self._save(record, dict(zip(found.obj_ids, masks, strict=True)))
         return record
@@ -81,10 +78,10 @@ class ClipOutputs:
         pixels = pixels_of(self._clip, record.frame)
         if "frames" in self._saved:
             with self._folder.place(f"{FRAMES}/{name}") as part:
-                Image.fromarray(pixels).save(part, format="PNG")
+                save_picture(pixels, part)
         if "overlays" in self._saved:
             with self._folder.place(f"{OVERLAYS}/{name}") as part:
-                self._overlay(pixels, record, masks).save(part, format="PNG")
+                save_picture(self._overlay(pixels, record, masks), part)
 
     def _overlay(
         self,

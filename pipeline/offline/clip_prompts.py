@@ -31,6 +31,8 @@ _FORM: Final = (
     'OBJECT@FRAME, then +X,Y and -X,Y points, box=X1,Y1,X2,Y2, or mask=FILE, such as "1@0 +120,80"'
 )
 _MOST: Final = 2**31 - 1
+_MOST_OBJECTS: Final = 255
+"""As many as a picture of labels holds."""
 
 
 class ClipPromptConfig(Section):
@@ -89,6 +91,9 @@ def clip_prompts(words: Sequence[str], file: Path | None) -> tuple[ClipPrompt, .
         found += _from_file(file)
     if not found:
         raise UsageError(f"expected what to track: --prompts FILE, or --prompt {_FORM}")
+    objects = {prompt.told.object for prompt in found}
+    if len(objects) > _MOST_OBJECTS:
+        raise UsageError(f"got {len(objects)} objects, expected at most {_MOST_OBJECTS}")
     found.sort(key=lambda prompt: (prompt.told.object, prompt.told.frame))
     for one, two in pairwise(found):
         if (one.told.object, one.told.frame) == (two.told.object, two.told.frame):

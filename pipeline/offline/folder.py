@@ -42,7 +42,7 @@ class OutFolder:
         self._lock: int | None = None
         check_folder(self.path, empty=entry == "new")
         for there in sorted(self.path.iterdir()) if self.path.is_dir() else ():
-            if there.name not in _OURS and not there.name.endswith(_PART):
+            if there.name not in _OURS and not _is_part(there.name):
                 raise ConfigError(f"{self.path}: holds {there.name}, expected nothing but results")
         if entry == "resume" and not (self.path / PROGRESS).is_file():
             done = (self.path / RESULTS).is_file()
@@ -78,7 +78,7 @@ class OutFolder:
         After an error in the block there is nothing new; an OSError becomes an `OutputError`.
         """
         target = self.path / name
-        part = target.with_name(f".{target.stem}{_PART}{target.suffix}")
+        part = target.with_name(f".{target.stem}{_PART}{target.suffix}")  # see `_is_part`
         with told_as(target):
             try:
                 # Never the folder itself: where that has vanished, nothing is to come back.
@@ -108,6 +108,11 @@ class OutFolder:
                     shutil.rmtree(there)
                 else:
                     there.unlink()
+
+
+def _is_part(name: str) -> bool:
+    """Whether it was being written when a process ended."""
+    return name.startswith(".") and Path(name).stem.endswith(_PART)
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from pipeline.offline.folder import COMBINED, MASKS, OVERLAYS, Entry, OutFolder
 from pipeline.offline.image_prompts import ImagePrompts
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import measured
-from pipeline.offline.model import ModelOptions, model_record
-from pipeline.offline.palette import label_picture, save_labels, save_mask
+from pipeline.offline.model import ModelOptions, built, model_record
+from pipeline.offline.palette import label_picture, save_labels, save_mask, save_picture
 from pipeline.offline.progress import progress
 from pipeline.offline.records import (
     ImageResults,
@@ -60,7 +60,7 @@ def segment_images(job: ImageJob) -> int:
     paths = find_pictures(job.targets)
     folder = OutFolder(job.out, "image", job.entry)
     with interruptible():
-        proposer = _proposer(job.model)
+        proposer = built(job.model)
     head = ImageResults(
         complete=False,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,16 +111,6 @@ def _all(one: _OnePicture, paths: Sequence[Path], journal: Journal) -> int:
             journal.add(number, record.model_copy(update={"seconds": seconds}))
             advance(path.name)
     return failed
-
-
-def _proposer(options: ModelOptions) -> Proposer:
-    from pipeline.build import build_proposer
-    from pipeline.device import resolve_device
-
-    device = resolve_device(options.device)
-    return build_proposer(
-        options.name, options.checkpoint, options.sha256, device, options.mask_threshold
-    )
 
 
 class _OnePicture:
@@ -206,7 +196,7 @@ class _OnePicture:
         for which, records in shown.items():
             objects = [_drawn(one, proposals) for one in records]
             with self._folder.place(f"{OVERLAYS}/{name}{which}.png") as part:
-                overlay(pixels, objects, told).save(part, format="PNG")
+                save_picture(overlay(pixels, objects, told), part)
 
 
 def _drawn(record: MaskRecord, proposals: Sequence[Proposal]) -> Drawn:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.offline.records import ModelRecord
 from pipeline.shape_words import numbers
 from stages.errors import UsageError
+
+if TYPE_CHECKING:  # which imports torch
+    from stages.proposals import Proposer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,17 @@ class ModelOptions:
             raise UsageError(
                 f"--mask-threshold {self.mask_threshold}: expected a logit, -1000 to 1000"
             )
+
+
+def built(options: ModelOptions) -> Proposer:
+    """What segments single pictures; raises `ConfigError`."""
+    from pipeline.build import build_proposer
+    from pipeline.device import resolve_device
+
+    device = resolve_device(options.device)
+    return build_proposer(
+        options.name, options.checkpoint, options.sha256, device, options.mask_threshold
+    )
 
 
 def model_record(options: ModelOptions, image_size: int) -> ModelRecord:

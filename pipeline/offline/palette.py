@@ -45,6 +45,13 @@ def save_labels(picture: NDArray[np.uint8], path: Path) -> None:
     image.save(path, format="PNG")
 
 
+def save_picture(picture: Image.Image | NDArray[np.uint8], path: Path) -> None:
+    """A PNG of a picture or of uint8 (H, W) or (H, W, 3), not as small as can be, but soon done.
+    Raises OSError."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(path, format="PNG", compress_level=1)
+
+
 def save_mask(mask: NDArray[np.bool_], path: Path) -> None:
     """A grey PNG, 0 or 255, of bool (H, W). Raises OSError."""
     Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="PNG")

@@ -140,6 +140,7 @@ class ClipRecord(Section):
     frames: int
     size_hw: tuple[int, int]
     fps: float | None
+    """Frames a second: as asked for, else as the clip tells."""
 
 
 class VideoResults(Results):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.offline.clip_film import write_film
+from pipeline.offline.clip_logits import ClipLogits
+from pipeline.offline.clip_opening import clip_record, image_size, opened
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
 from pipeline.offline.clip_words import with_found
@@ -19,10 +21,9 @@ from pipeline.offline.journal import Journal
 from pipeline.offline.model import model_record
 from pipeline.offline.palette import labels_of
 from pipeline.offline.progress import progress
-from pipeline.offline.records import ClipRecord, VideoResults
+from pipeline.offline.records import PromptRecord, VideoResults
 from pipeline.offline.video_job import VideoJob
 from pipeline.signals import interruptible, stop_on_signals
-from pipeline.source_address import is_dicom
 from pipeline.versions import versions
 from stages.errors import MaskstreamError
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from stages.clip.session import Clip
 
 _REMEMBERED: Final = 16
-"""Frames that a walk backward reads of the one forward before it: the start, and the fifteen whose
+"""Frames of a walk forward that one backward after it reads: the start, and the fifteen whose
 pointers are attended."""
 
 
@@ -41,7 +42,7 @@ def track_clip(job: VideoJob) -> int:
     """Do it, and return the exit code. Raises `MaskstreamError`; what was finished is kept."""
     folder = OutFolder(job.out, "video", job.entry)
     with interruptible():
-        clip = _open(job)
+        clip = opened(job)
     with clip:
         job = with_found(job, clip)
         give_prompts(clip, job.prompts)
@@ -61,27 +62,23 @@ class _Run:
         self._job, self._clip, self._folder, self._passes = job, clip, folder, passes
         told = tuple(prompt.told for prompt in job.prompts)
         labels = labels_of([prompt.object for prompt in told])
-        self._spacing_mm = job.spacing_mm or clip.spacing_mm
-        threshold = job.model.mask_threshold
-        self._outputs = ClipOutputs(
-            folder, clip, told, labels, job.saved, threshold, self._spacing_mm
-        )
         self._head = VideoResults(
             complete=False,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=0.0,
-            model=model_record(job.model, _image_size(clip, told[0].frame)),
+            model=model_record(job.model, image_size(clip, told[0].frame)),
             device=str(clip.device),
-            mask_threshold=threshold,
-            spacing_mm=self._spacing_mm,
+            mask_threshold=job.model.mask_threshold,
+            spacing_mm=job.spacing_mm or clip.spacing_mm,
             versions=versions(),
-            clip=_clip_record(job.target, clip),
+            clip=clip_record(job, clip),
             direction=job.direction,
             start=passes[0].start,
             max_frames=job.max_frames,
             prompts=told,
             labels={str(each): label for each, label in labels.items()},
         )
+        self._outputs = ClipOutputs(folder, clip, self._head, job.saved)
 
     def run(self) -> int:
         """Whatever happens on the way, what is finished is listed, and filmed."""
@@ -111,28 +108,46 @@ class _Run:
             self._error = self._error or error
 
     def _track(self, journal: Journal, stop: threading.Event) -> None:
-        with progress(sum(each.count for each in self._passes), "frames") as advance:
+        wanted = "logits" in self._job.saved
+        total = sum(each.count for each in self._passes)
+        with (
+            ClipLogits(self._folder, self._head) if wanted else nullcontext() as logits,
+            progress(total, "frames") as advance,
+        ):
             for turn, each in enumerate(self._passes):
                 for found in self._walk(each, turn, journal):
                     # Finished frames are tracked again, for what follows depends on them.
                     if not journal.has(found.frame_idx, turn):
-                        journal.add(found.frame_idx, self._outputs.write(found, each.way), turn)
+                        self._finish(found, each, turn, journal, logits)
                     advance(each.way)
                     if stop.is_set():
                         return
+
+    def _finish(
+        self,
+        found: ClipFrame,
+        of: Pass,
+        turn: int,
+        journal: Journal,
+        recording: ClipLogits | None,
+    ) -> None:
+        logits = found.masks()
+        record = self._outputs.write(found, logits, of.way)
+        if recording is not None:
+            recording.write(found.frame_idx, found.obj_ids, logits, turn)
+        journal.add(found.frame_idx, record, turn)
 
     def _walk(self, each: Pass, turn: int, journal: Journal) -> Iterator[ClipFrame]:
         """The frames of a pass; of one that is finished what the next one needs."""
         count = each.count
         if all(journal.has(number, turn) for number in each.frames):
-            count = 0 if turn == len(self._passes) - 1 else min(count, _REMEMBERED)
-        if not count:
-            return iter(())
+            if turn == len(self._passes) - 1:
+                return iter(())
+            count = min(count, needed_again(each.start, self._head.prompts))
         return self._clip.propagate(each.start, count - 1, each.way == "backward")
 
     def _film(self, journal: Journal, stop: threading.Event) -> None:
-        fps = self._job.fps or self._clip.fps
-        write_film(self._folder, journal, self._outputs, self._clip.size_hw, fps, stop)
+        write_film(self._folder, journal, self._outputs, self._head.clip, stop)
 
     def _fold(self, journal: Journal, complete: bool) -> None:
         changes = {
@@ -163,31 +178,10 @@ class _Run:
         }
 
 
-def _open(job: VideoJob) -> Clip:
-    from pipeline.clip import open_clip
-
-    options = job.model
-    return open_clip(
-        job.target,
-        options.name,
-        checkpoint=options.checkpoint,
-        sha256=options.sha256,
-        device=options.device,
-        allow_burned_in=job.allow_burned_in,
-    )
-
-
-def _image_size(clip: Clip, prompted: int) -> int:
-    """Of the model: logits are at a quarter of it."""
-    return 4 * clip.result(prompted).logits.shape[-1]
-
-
-def _clip_record(target: str, clip: Clip) -> ClipRecord:
-    path = Path(target).expanduser()
-    named = not target.startswith("pydicom:") and not is_dicom(path)
-    return ClipRecord(
-        name=path.absolute().name if named else "dicom",
-        frames=clip.num_frames,
-        size_hw=clip.size_hw,
-        fps=clip.fps,
-    )
+def needed_again(start: int, prompts: Sequence[PromptRecord]) -> int:
+    """How many frames forward from `start` a walk backward needs to have been tracked; no walk
+    may end before an object is prompted."""
+    first: dict[int, int] = {}
+    for one in prompts:
+        first[one.object] = min(one.frame, first.get(one.object, one.frame))
+    return max(_REMEMBERED, max(first.values()) - start + 1)
