@@ -22,6 +22,7 @@ from kpi.events import (
     SamMaskOutput,
     Spread,
     StageMs,
+    SubscriberMessages,
 )
 
 DetailName = Literal["frame", "second", "off"]
@@ -29,7 +30,10 @@ Lines = Iterable[tuple[float, Event]]
 """(Unix seconds, event)."""
 
 _PER_FRAME = (FramePublished, FrameDropped, SamMaskOutput)
-_FIGURES = (*_PER_FRAME, FrameSecond, DeviceSample, HostCopies, PacketsSent, PeersConnected)
+_FIGURES = (
+    *(*_PER_FRAME, FrameSecond, DeviceSample),
+    *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages),
+)
 
 
 class Detail(Protocol):

@@ -25,6 +25,7 @@ from kpi.events import (
     RunStarted,
     SamMaskOutput,
     SourceStateChanged,
+    SubscriberMessages,
     SubscriberState,
 )
 
@@ -32,5 +33,6 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
-    *(HostCopies, PacketsSent, PeersConnected, ControlCommands, ErrorRaised, EventsDropped),
+    *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages, ControlCommands),
+    *(ErrorRaised, EventsDropped),
 )

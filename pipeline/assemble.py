@@ -28,6 +28,7 @@ from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
 from pipeline.control.build import Control, build_control
 from pipeline.control.snapshots import Snapshots
+from pipeline.exposure import exposed
 from pipeline.film import Film
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
@@ -42,6 +43,7 @@ from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.base import (
     Detector,
+    DeviceSource,
     ListeningSource,
     PhraseDetector,
     Segmenter,
@@ -51,8 +53,6 @@ from stages.base import (
 )
 from stages.class_names import LiveNames
 from stages.copies import CopyCount
-from stages.curve import Reach
-from stages.local_sockets import is_open
 from stages.picture_tap import PictureTap
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
@@ -125,14 +125,7 @@ class Assembly:
     @property
     def open_to_all(self) -> tuple[str, ...]:
         """Names of the endpoints that anyone on the network may use."""
-        config, http = self.config, self.config.http
-        reach = {"results": config.results, "control": config.control, "frames": config.source}
-        found = [
-            name
-            for name, section in reach.items()
-            if isinstance(section, Reach) and is_open(self.endpoints.get(name, ""), section)
-        ]
-        return (*found, *(["http"] if http is not None and http.open_to_all else []))
+        return tuple(exposed(self.config, self.endpoints))
 
 
 def assemble(
@@ -144,6 +137,8 @@ def assemble(
     """
     cuda_ipc = _closed_by(stack, build_cuda_ipc(config, device))
     source = _closed_by(stack, SOURCES.create(config.source))
+    if isinstance(source, DeviceSource):
+        source.decode_on(device)
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
     status = RunStatus(config.name, source.source_id, tally, _health(config, tally))
     metrics = _metrics(config, device, source.source_id, tally, status)

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.control.answers import Effect
 from pipeline.control.commands import (
     Add,
     Boxes,
@@ -26,46 +27,17 @@ from pipeline.control.commands import (
     Snapshot,
     Status,
 )
-from pipeline.control.effects import Effect, done, then
+from pipeline.control.effects import done, then
 from pipeline.control.names import Names
 from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
 from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector, ToldDetector
 from stages.box_inbox import BoxesAsked, BoxesEnd
-from stages.found_boxes import FLAWS
-from stages.phrasing import EXPECTED
 from stages.prompting import Outcome, Prompt
 
 _WAITS_NS: Final = 2_000_000_000
 """A prompt for the next frame is not for one that comes when the source was away."""
-DETAILS: Final[dict[str, str]] = {
-    **FLAWS,
-    **{str(reason): detail for reason, detail in EXPECTED.items()},
-    "bad_points": "expected 1 to 64 points, each with a label",
-    "bad_mask": "expected a mask of the full picture's size with at least one pixel",
-    "bad_request": "expected exactly one of box, points, mask, text",
-    "past_epoch": "the stream began anew since",
-    "past_frame": "that frame has passed",
-    "far_frame": "that frame is too far ahead",
-    "expired": "no frame came in time, and the picture may be another by now",
-    "no_frame_yet": "there was no frame yet",
-    "too_many": "too many commands wait",
-    "unknown_object": "no object of that id is followed",
-    "no_slot": "all object slots are in use",
-    "no_text": "this segmenter takes no words; `add_phrase` is for a detector that does",
-    "no_prompts": "this segmenter takes no prompts",
-    "no_detector": "there is no detector that could be paused",
-    "no_phrases": "this detector takes no words",
-    "no_boxes": "this detector takes no boxes",
-    "paused": "the detector is paused",
-    "busy": "another snapshot is being written, or there are too many",
-    "failed": "it could not be done, see the log of the run",
-    "stopped": "the run ended",
-    "too_fast": "too many commands a second",
-    "id_reused": "another command had this id",
-}
-"""What a person may want to know of a reason."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,24 +1,14 @@
-"""How a command ends: `Effect`, often in another thread."""
+"""An `Effect` that is there, or comes in another thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from pipeline.control.answers import Effect
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """How a command ended."""
-
-    reason: str | None = None
-    epoch: int | None = None
-    frame_id: int | None = None
-    object_id: int | None = None
-    data: dict[str, Any] | None = None
 
 
 def done(effect: Effect) -> Future[Effect]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
+from pipeline.control.answers import Effect
 from pipeline.control.commands import AddPhrase, Phrasing
-from pipeline.control.effects import Effect, done, then
+from pipeline.control.effects import done, then
 from stages.base import PhraseBook
 from stages.packets import HostPacket
 from stages.phrasing import PhraseOutcome
