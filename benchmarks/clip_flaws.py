@@ -13,7 +13,7 @@ from stages.clip.session import Clip
 from stages.segmenters.memory_bank import MemoryBank, Recollection
 
 
-def _forget(clip: Clip) -> None:
+def forget(clip: Clip) -> None:
     """Nothing is held of a walk when the next one begins."""
 
     def trim(held: dict[int, Output], frames: Iterable[int]) -> None:
@@ -75,7 +75,7 @@ def _look_ahead(bank: MemoryBank) -> None:
 
 
 CLIP_FLAWS: Final[dict[str, Callable[[Clip], None]]] = {
-    "first-walk": _forget,
+    "first-walk": forget,
     "normaliser": lambda clip: None,
     "future-cond": lambda clip: _change_bank(clip, _blind_to_future),
     "future-pointers": lambda clip: _change_bank(clip, _see_future_pointers),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.offline.records import MaskRecord
-from stages.rle import columns_of, run_lengths
+from stages.rle import paint, run_lengths
 
 
 def measured(
@@ -19,13 +19,14 @@ def measured(
     columns, rows = mask.sum(axis=0), mask.sum(axis=1)
     area = int(rows.sum())
     box = centroid = None
-    part = mask[:0, :0]
+    part = mask[:1, :1]
     if area:
         (x1, x2), (y1, y2) = _ends(columns), _ends(rows)
         box, part = (x1, y1, x2, y2), mask[y1:y2, x1:x2]
         centroid = (_mean(columns, area), _mean(rows, area))
     top, left = (0, 0) if box is None else (box[1], box[0])
-    counts = run_lengths(part, top, left, (mask.shape[0], mask.shape[1])).decode()
+    packed, size_hw = np.packbits(part, axis=-1), (mask.shape[0], mask.shape[1])
+    counts = run_lengths(packed, part.shape[1], top, left, size_hw).decode()
     mm2 = None if spacing_mm is None else round(area * spacing_mm[0] * spacing_mm[1], 6)
     return MaskRecord.model_validate(
         {"object": object_id, "box_xyxy": box, "area_px": area, "area_mm2": mm2,
@@ -36,7 +37,9 @@ def measured(
 def mask_of(record: MaskRecord, size_hw: tuple[int, int]) -> NDArray[np.bool_]:
     """bool (H, W): the mask that `record` was made from; raises `ValueError` for another text."""
     text = np.frombuffer(record.rle.encode(), np.uint8)
-    return np.ascontiguousarray(columns_of(text, size_hw, 0, size_hw[1]).T)
+    mask = np.zeros(size_hw, np.bool_)
+    paint(text, 0, size_hw[1], mask)
+    return mask
 
 
 def _ends(counts: NDArray[np.int_]) -> tuple[int, int]:

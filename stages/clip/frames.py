@@ -88,4 +88,4 @@ class UploadedFrames:
 def check_count(count: int, name: str) -> None:
     """Raise `SourceError` unless there are at least two frames; `name` is whose."""
     if count < 2:
-        raise SourceError(f"{name}: holds {count} frames, expected a clip of at least 2")
+        raise SourceError(f"{name}: got {count} frame(s), expected a clip of at least 2")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from os.path import expanduser
+from os.path import expanduser, isdir, isfile
 from pathlib import Path
 from typing import Final
 
 from stages.clip.frames import Frames
 from stages.errors import SourceError
+from stages.sources.images import FORMATS, ImagesConfig
 
 SOURCE_ID: Final = "clip"
 """Whom messages about its pictures name."""
@@ -33,12 +34,11 @@ def open_frames(path: str | Path, *, allow_burned_in: bool = False) -> Frames:
         return DicomFrames(
             DicomConfig(path=named, source_id=SOURCE_ID, allow_burned_in=allow_burned_in)
         )
-    if place.is_dir():
+    if isdir(place):
         from stages.clip.stills import ImageFrames
-        from stages.sources.images import ImagesConfig
 
         return ImageFrames(ImagesConfig(path=str(place), source_id=SOURCE_ID))
-    if not place.is_file():
+    if not isfile(place):
         raise SourceError(
             f"source {SOURCE_ID}: {name!r} is not there, expected a video file, a DICOM cine or a "
             "folder of pictures"
@@ -49,11 +49,12 @@ def open_frames(path: str | Path, *, allow_burned_in: bool = False) -> Frames:
 
 
 def _is_dicom(place: Path) -> bool:
-    """Whether it is a DICOM file, or a folder in which the first file is one."""
-    if place.is_dir():
-        first = min((entry for entry in place.iterdir() if entry.is_file()), default=None)
-        return first is not None and (first.name.upper() == "DICOMDIR" or _is_dicom(first))
-    if not place.is_file():
+    """Whether it is a DICOM file, or a folder that holds one, and no pictures of other kinds."""
+    if isdir(place):
+        files = [entry for entry in place.iterdir() if entry.is_file()]
+        pictures = any(entry.suffix.lower() in FORMATS for entry in files)
+        return not pictures and any(map(_is_dicom, files))
+    if not isfile(place):  # never raises, whatever the name
         return False
     if place.suffix.lower() == ".dcm":
         return True

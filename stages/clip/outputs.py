@@ -59,6 +59,10 @@ class Walked:
     def __init__(self) -> None:
         self._stretches: list[tuple[int, int, Direction]] = []  # first, last in the direction
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._stretches
+
     def note(self, frame: int, direction: Direction) -> None:
         """A frame was tracked."""
         if self._stretches:

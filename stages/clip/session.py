@@ -151,10 +151,10 @@ class Clip(ClipPictures):
         out, so a walk may be left at any time, and another goes on from there.
 
         Raises `ClipError` where nothing is prompted, `PromptError` for a frame that does not
-        exist and for an object of which every prompt lies beyond the end of the walk. While it
-        is walked: `SourceError` where a picture cannot be read, after those before it (also at
-        the end of a clip whose rest is missing), and `ClipError` once the clip is closed, another
-        walk has begun or a prompt has come.
+        exist, and for an object that was never tracked and of which every prompt lies beyond the
+        end of the walk. While it is walked: `SourceError` where a picture cannot be read, after
+        those before it (also at the end of a clip whose rest is missing), and `ClipError` once
+        the clip is closed, another walk has begun or a prompt has come.
         """
         self._check_open()
         objects = list(self._objects.values())

@@ -42,7 +42,8 @@ def plan_walk(
     else:
         walk = Walk(first, min(first + steps, count - 1), 1)
     for target in objects:
-        _check_prompted(target, walk)
+        if target.walked.is_empty:
+            _check_prompted(target, walk)
     return None if reverse and first == 0 else walk
 
 

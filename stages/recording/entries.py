@@ -5,6 +5,7 @@ from __future__ import annotations
 from stages.recording.book_entries import Book, Gap
 from stages.recording.input_entries import Detected, Picture, Prompted, State
 from stages.recording.result_entries import Logits, Masks, Packet, VideoLogits
+from stages.recording.stored_form import Stored
 
 __all__ = [
     "Book",
@@ -16,5 +17,6 @@ __all__ = [
     "Picture",
     "Prompted",
     "State",
+    "Stored",
     "VideoLogits",
 ]
