@@ -12,8 +12,8 @@ from conftest import Outcome
 from control_rig import Rig, rig
 
 from pipeline.control import schema
+from pipeline.control.answers import DETAILS
 from pipeline.control.commands import CommandError, read_command
-from pipeline.control.desk import DETAILS
 from stages.phrasing import EXPECTED
 
 Call = Callable[..., Outcome]
