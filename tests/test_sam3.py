@@ -150,6 +150,20 @@ def test_it_runs_on_a_fake_gpu(detector: Sam3TextDetector) -> None:
     assert found.pred_masks.device.type == "cuda"
 
 
+@pytest.mark.gpu
+def test_nothing_waits_on_a_gpu(folder: Path) -> None:
+    """Not yet run on one."""
+    settings = {"phrases": PHRASES, "min_score": LEAST, "every": 1}
+    config = Sam3TextConfig(model=str(folder), **settings)
+    stage = Sam3TextDetector(config, torch.device("cuda:0"))
+    there = frame(device="cuda:0")
+    stage.detect(there)
+    with residency_guard(cuda_sync_debug="error"):
+        found = stage.detect(there)
+    here = made(folder, **settings).detect(frame())
+    torch.testing.assert_close(found.scores.cpu(), here.scores, atol=1e-3, rtol=0)
+
+
 # --- what it does between key frames -------------------------------------------------------
 
 
