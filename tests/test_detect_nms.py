@@ -42,11 +42,11 @@ HEADS = {  # the ends of YOLOv8's and YOLO11's structures, small
 THRESHOLDS = (0.3, 0.45, 0.5, 0.6, 0.7, 1 / 3)
 
 
-def random_set(seed: int, *, grid: bool) -> tuple[Tensor, Tensor, Tensor]:
+def random_set(seed: int, *, grid: bool, most: int = 200) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes, scores, classes. On a grid of four pixels overlaps and scores are often the same,
     and whole numbers survive the shift by which torchvision keeps classes apart."""
     generator = torch.Generator().manual_seed(seed)
-    count = int(torch.randint(1, 200, (1,), generator=generator))
+    count = int(torch.randint(1, most, (1,), generator=generator))
     corner = torch.rand(count, 2, generator=generator) * 200
     size = torch.rand(count, 2, generator=generator) * 80
     scores = torch.rand(count, generator=generator)
@@ -58,19 +58,19 @@ def random_set(seed: int, *, grid: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def test_equal_to_torchvision_on_a_thousand_random_sets() -> None:
-    """The rows kept, in their order, ties and boxes without area included. Free coordinates are
+    """All rows kept, in their order, ties and boxes without area included. Free coordinates are
     compared with the form of `batched_nms` that leaves them alone, its own for many boxes."""
     kept = 0
     for seed in range(1000):
         grid, most = seed % 2 == 0, THRESHOLDS[seed % len(THRESHOLDS)]
-        boxes, scores, class_ids = random_set(seed, grid=grid)
+        boxes, scores, class_ids = random_set(seed, grid=grid, most=30)
         theirs = batched_nms if grid else _batched_nms_vanilla
-        want = theirs(boxes, scores, class_ids, most)[:12]
-        rows, found = Suppression(12, most)(boxes, scores, class_ids)
+        want = theirs(boxes, scores, class_ids, most)
+        rows, found = Suppression(len(boxes), most)(boxes, scores, class_ids)
         assert torch.equal(rows[found > -torch.inf], want), seed
         assert torch.equal(found[: len(want)], scores[want])
         kept += len(want)
-    assert kept > 10_000
+    assert kept > 9_000
 
 
 @pytest.mark.parametrize("grid", [False, True])

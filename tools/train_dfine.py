@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 DFINE_FOLDER: Final = ROOT / "stages/detectors/weights/dfine_demo"
 PREPROCESSOR: Final = "preprocessor_config.json"
+WRITTEN: Final = ("config.json", "model.safetensors")
+"""What a training makes anew in that folder."""
 
 
 @dataclass(frozen=True, slots=True)
