@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stages.clip.session as session
-from benchmarks.clips import ArrayFrames
+from benchmarks.clips import ArrayFrames, planes
 from pipeline.audit import residency_guard
 from pipeline.clip import open_clip
 from pipeline.fake_cuda import fake_cuda
@@ -23,7 +23,7 @@ from stages.clip.shown import frame_of
 from stages.clip.tracker import ClipTracker
 from stages.clip.walk import Walk
 from stages.errors import ClipError, ConfigError, PromptError, ResidencyError, SourceError
-from tests.clip_rig import HW, all_of, opened, tiny_predictor
+from tests.clip_rig import HW, all_of, moving, opened, tiny_predictor
 
 FRAMES = 18
 POINT = {"points": [[20.0, 20.0]], "labels": [1]}
@@ -70,6 +70,7 @@ class TestUse:
             return [found.frame_idx for found in clip.propagate(*walk)]
 
         assert frames() == list(range(5, FRAMES))
+        assert torch.equal(clip.picture(0), planes(moving(FRAMES)[0])), "also between walks"
         assert frames(6, 4) == [6, 7, 8, 9, 10]
         assert frames(6, None, True) == [6, 5, 4, 3, 2, 1, 0]
         assert frames(6, 2, True) == [6, 5, 4]

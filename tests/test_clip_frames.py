@@ -19,6 +19,7 @@ from stages.clip.opening import open_frames
 from stages.clip.session import Clip
 from stages.errors import ConfigError, SourceError
 from stages.segmenters.tracker_core import TrackerCore
+from stages.sources.phantom_scene import PhantomScene
 from tests.clip_rig import tiny_predictor
 from tests.test_dicom_folder import folder, single
 
@@ -144,9 +145,10 @@ class TestBroken:
     ) -> None:
         path = write(tmp_path / "a.avi", pictures(12), "mjpeg")
         with av.open(str(path)) as file:
-            at = [packet.pos for packet in file.demux(video=0) if packet.size][7]
+            packets = [(packet.pos, packet.size) for packet in file.demux(video=0)]
+        at, size = packets[7]
         raw = bytearray(path.read_bytes())
-        raw[at + 8 : at + 700] = bytes(692)
+        raw[at : at + size] = bytes(size)
         path.write_bytes(raw)
         frames = open_frames(path)
         seen, end = tracked(predictor, frames)
@@ -230,6 +232,22 @@ class TestStills:
         frames = open_frames(study)
         shades = [int(frames.read(index)[5, 5]) for index in (2, 0, 1, 0)]
         assert shades == [3, 1, 2, 1]
+
+
+def test_the_readmes_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = [block.split("```")[0] for block in readme.split("```python\n")[1:]]
+    (example,) = (block for block in blocks if "open_clip" in block)
+    scene = PhantomScene(10_012, size_hw=(240, 400))
+    frames = [scene.render(300 + number)[:, :, None].repeat(3, 2) for number in range(46)]
+    write(tmp_path / "clip.mp4", frames)
+    monkeypatch.chdir(tmp_path)
+    exec(example)  # noqa: S102
+    told = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[0]) for line in told] == [*range(20, 46), *reversed(range(21))]
+    assert told[0] == "20 [1, 2] torch.Size([2, 1, 240, 400])"
 
 
 def test_pictures_are_uploaded_as_planes_and_once() -> None:

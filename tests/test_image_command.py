@@ -6,6 +6,7 @@ import functools
 import json
 import resource
 import shutil
+import signal
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from torch import nn
 
 import pipeline.offline.image as image_command
 from pipeline.offline.image_prompts import ImagePrompts
+from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of, measured
 from pipeline.offline.records import SCHEMA_PATH, ImageResults, schema_text
 from stages.proposals import Proposer
@@ -338,6 +340,28 @@ def test_one_bad_picture_costs_no_other(pictures: Path, segment: Callable[..., O
     assert not broken.masks
     assert len(first.masks) == len(last.masks) == 1
     assert results().complete  # each was looked at
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_what_was_finished(
+    pictures: Path,
+    segment: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    add = Journal.add
+
+    def interrupted(self: Journal, *more: Any) -> None:
+        add(self, *more)
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(Journal, "add", interrupted)
+    outcome = segment("in", "--point", "40,30")
+    assert outcome.code == 0, outcome.stderr
+    assert "1 of 3 pictures" in outcome.stdout
+    (finished,) = results().pictures
+    assert Path("out", str(finished.masks[0].file)).is_file()
+    assert not results().complete
 
 
 def test_results_of_before_stay_unless_told(

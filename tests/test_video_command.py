@@ -16,14 +16,16 @@ import av
 import jsonschema
 import numpy as np
 import pytest
-from conftest import Outcome
+import yaml
+from conftest import ROOT, Outcome
 from PIL import Image
+from pydicom import examples
 from typer.testing import CliRunner
 
 import pipeline.offline.video as video_command
 from pipeline.cli import app
 from pipeline.clip import open_clip
-from pipeline.offline.clip_prompts import clip_prompts
+from pipeline.offline.clip_prompts import ClipPromptsFile, clip_prompts
 from pipeline.offline.folder import PROGRESS, OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of
@@ -331,6 +333,23 @@ def test_logits_lie_where_tools_look_for_them(
     assert first.read_bytes() == before
 
 
+def test_nothing_tells_the_name_of_a_dicom_file(track: Callable[..., Outcome]) -> None:
+    canary = "CANARY_JANE_DOE"
+    Path(canary).mkdir()
+    shutil.copy(examples.get_path("ybr_color"), f"{canary}/{canary}.dcm")
+    args = ("--prompt", "1@0 +170,176", "--max-frames", "2", "--save", "frames,masks,video,logits")
+    for target in (f"{canary}/{canary}.dcm", "clip.mp4"):
+        if target == "clip.mp4":  # a control: the name of a video is told
+            movie(Path(target), 3, (200, 200))
+        outcome = track(target, *args, "--overwrite")
+        assert outcome.code == 0, outcome.stderr
+        written = b"".join(path.read_bytes() for path in Path("out").rglob("*") if path.is_file())
+        names = " ".join(map(str, Path("out").rglob("*")))
+        told = written + (outcome.stdout + outcome.stderr + names).encode()
+        assert canary.encode() not in told
+        assert (b"clip.mp4" in told) is (target == "clip.mp4")
+
+
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:
     Path("out").mkdir()
     with OutFolder(Path("out"), "video", "new"):
@@ -395,6 +414,11 @@ def test_bad_input(
     for part in said:
         assert part in line
     assert not Path("out").exists()
+
+
+def test_the_file_of_prompts_in_the_docs_is_one() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/results.md").read_text(), re.DOTALL)
+    assert len(ClipPromptsFile.model_validate(yaml.safe_load(block)).prompts) == 3
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ class Decoder:
 
     def __init__(self, path: Path, source_id: str) -> None:
         self._path, self._source_id = path, source_id
+        self.undecodable = 0
+        """Packets so far that did not decode, each time that it was tried."""
         self._open()
         rate = self._stream.average_rate
         self.fps = float(rate) if rate and 0 < rate <= 1000 else None
@@ -66,8 +68,12 @@ class Decoder:
         file for None."""
         packets = self._packets_from(key)
         for packet in packets:
-            with suppress(av.FFmpegError):  # a picture that is not there will be missed
-                yield from packet.decode()
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError:  # who wants its picture will miss it
+                self.undecodable += 1
+                continue
+            yield from decoded
 
     def close(self) -> None:
         """Close the file; may be called more than once."""

@@ -51,6 +51,7 @@ class UploadedFrames:
         self._ring = UploadRing(device, _SLOTS)
         self._kept: OrderedDict[int, Tensor] = OrderedDict()
 
+    @torch.inference_mode()
     def read(self, index: int) -> Tensor:
         """uint8 (3, H, W); see `Frames.read`."""
         found = self._kept.get(index)

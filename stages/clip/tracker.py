@@ -94,6 +94,7 @@ class ClipTracker:
         target.pending[frame] = Pending(output, conditioning or direction is None)
         target.prompted.add(frame)
 
+    @torch.inference_mode()
     def begin(self, objects: Sequence[ClipObject], walk: Walk) -> dict[int, Tensor]:
         """Remember what is needed at the start of a walk.
 
