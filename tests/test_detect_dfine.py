@@ -152,6 +152,7 @@ def test_key_frames_and_the_switch(folder: Path) -> None:
 # Residency
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_hundred_frames_stay_on_the_device(folders: dict[str, Path], kind: str) -> None:
     stage = detector(folders[kind], classes=("vessel", "rib"), max_overlap=0.7)
@@ -350,3 +351,18 @@ def test_a_model_id_is_read_from_the_cache_at_its_commit(
     )
     assert "it needs `revision`" in refused(model_id)
     assert "no such folder" in refused("no/such/folder")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_folder_as_published_ones_are(
+    folders: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Keys of older versions and of other programs; nothing that a file names is imported."""
+    path = Path(shutil.copytree(folders[kind], tmp_path / kind))
+    older = {
+        "anchor_image_size": list(INPUT_HW), "disable_custom_kernels": True,
+        "use_timm_backbone": False, "use_pretrained_backbone": False, "torch_dtype": "float32",
+        "auto_map": {"AutoModel": "no_such_module.Model"}, "_commit_hash": "abc",
+    }  # fmt: skip
+    found = detector(changed(path, "config.json", **older)).detect(frame())
+    torch.testing.assert_close(found.scores, detector(folders[kind]).detect(frame()).scores)

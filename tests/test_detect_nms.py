@@ -57,6 +57,7 @@ def random_set(seed: int, *, grid: bool, most: int = 200) -> tuple[Tensor, Tenso
     return torch.cat((corner, corner + size), dim=1), scores, class_ids
 
 
+@pytest.mark.timeout(240)
 def test_equal_to_torchvision_on_a_thousand_random_sets() -> None:
     """All rows kept, in their order, ties and boxes without area included. Free coordinates are
     compared with the form of `batched_nms` that leaves them alone, its own for many boxes."""
@@ -157,6 +158,21 @@ def test_equal_to_the_nms_of_ultralytics(tmp_path: Path, head: str, most: float)
     torch.testing.assert_close(ours.boxes_xyxy[:count], boxes, **close)
     assert torch.equal(ours.valid[:count], (boxes[:, 2:] > boxes[:, :2]).all(dim=1))
     assert not ours.valid[count:].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml"])
+def test_structures_of_the_released_models(tmp_path: Path, name: str) -> None:
+    import_ultralytics()
+    from ultralytics import YOLO
+
+    YOLO(name, task="detect", verbose=False).save(tmp_path / "released.pt")
+    stage = YoloDetector(YoloConfig(weights=str(tmp_path / "released.pt"), min_score=0), CPU)
+    assert stage.input_hw == (640, 640)
+    found = stage.detect(picture())
+    assert len(stage.class_names) == 80
+    assert (found.scores > 0).all()
+    assert (found.scores.diff() <= 0).all()
 
 
 def test_a_head_that_needs_nms_gets_it_by_default(tmp_path: Path) -> None:

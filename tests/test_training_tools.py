@@ -167,6 +167,7 @@ def test_yolo_trains_and_repeats_offline(clips: ClipSet, monkeypatch: pytest.Mon
     assert losses == pytest.approx(again, rel=1e-4)
 
 
+@pytest.mark.timeout(240)
 def test_dfine_trains_repeats_and_is_written_for_its_stage(clips: ClipSet, tmp_path: Path) -> None:
     recipe = replace(train_dfine.Recipe(), steps=2, pictures=2)
     losses = []
