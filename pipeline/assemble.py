@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -40,7 +41,17 @@ from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
-from stages.base import DeviceSource, ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.base import (
+    Detector,
+    DeviceSource,
+    ListeningSource,
+    PhraseDetector,
+    Segmenter,
+    Sink,
+    Source,
+    TruthSource,
+)
+from stages.class_names import LiveNames
 from stages.copies import CopyCount
 from stages.picture_tap import PictureTap
 from stages.sinks.cuda_ipc import CudaIpc
@@ -133,10 +144,11 @@ def assemble(
     metrics = _metrics(config, device, source.source_id, tally, status)
     http = serve(config.http, metrics, status, stack)
     detector = DETECTORS.create(config.detector, device)
-    classes = detector.class_names
     # Egress closes it earlier, unless it hangs.
-    segmenter = _closed_by(stack, SEGMENTERS.create(config.segmenter, device, len(classes)))
-    names = (*classes, *segmenter.prompt_names)
+    segmenter = _closed_by(
+        stack, SEGMENTERS.create(config.segmenter, device, len(detector.class_names))
+    )
+    names = LiveNames(lambda: (*detector.class_names, *segmenter.prompt_names))
     publisher = _closed_by(stack, build_publisher(config, source.source_id, names))
     pictures = build_picture_tap(config, publisher, segmenter.identity)
     openigtlink = _closed_by(stack, build_openigtlink_out(config, source.source_id, names))
@@ -166,7 +178,7 @@ def assemble(
         openigtlink=openigtlink,
         cuda_ipc=cuda_ipc,
         control=control,
-        quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
+        quality=_quality(source, detector),
         taps=_taps(config, folder, names, pictures, control),
         pictures=pictures,
         tally=tally,
@@ -202,10 +214,16 @@ def _metrics(
     )
 
 
+def _quality(source: Source, detector: Detector) -> QualityCheck | None:
+    """Phrases are not the truth's classes: their objects are judged whatever they are called."""
+    classes = () if isinstance(detector, PhraseDetector) else detector.class_names
+    return QualityCheck(source, classes) if isinstance(source, TruthSource) else None
+
+
 def _taps(
     config: RunConfig,
     folder: RunFolder,
-    names: tuple[str, ...],
+    names: Sequence[str],
     pictures: PictureTap | None,
     control: Control | None,
 ) -> tuple[Tap, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stages.base import Detector, Segmenter, Source
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DETECTORS",
+    "FOLDER_KINDS",
     "SEGMENTERS",
     "SOURCES",
     "TRACKED_MODELS",
@@ -59,11 +61,17 @@ SOURCES: Registry[Source] = Registry(
 DETECTORS: Registry[Detector] = Registry(
     {
         "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
+        "sam3": Member("stages.detectors.sam3", "Sam3TextConfig", "Sam3TextDetector"),
         "dfine": Member("stages.detectors.dfine", "DfineConfig", "DfineDetector"),
         "boxes": Member("stages.detectors.boxes", "BoxesConfig", "BoxesDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
     }
 )
+FOLDER_KINDS = {
+    "sam3": "sam3", "sam3_video": "sam3",
+    "d_fine": "dfine", "rt_detr": "dfine", "rt_detr_v2": "dfine",
+}  # fmt: skip
+"""Kind of detector by the `model_type` in a folder's config.json."""
 SEGMENTERS: Registry[Segmenter] = Registry(
     {
         "sam2_image": Member(
@@ -123,7 +131,7 @@ def build_chain(
 
 
 def build_publisher(
-    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+    config: RunConfig, source_id: str, class_names: Sequence[str]
 ) -> ZmqPublisher | None:
     """The results socket, bound; None where the configuration has none."""
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -153,7 +161,7 @@ def build_picture_tap(
 
 
 def build_openigtlink_out(
-    config: RunConfig, source_id: str, class_names: tuple[str, ...]
+    config: RunConfig, source_id: str, class_names: Sequence[str]
 ) -> OpenIGTLinkServer | None:
     """The OpenIGTLink server of the results, listening; None where the configuration has none."""
     from stages.sinks.openigtlink_server import OpenIGTLinkServer

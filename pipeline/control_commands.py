@@ -32,6 +32,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+phrases = typer.Typer(
+    help="What a detector that takes words looks for (detector.kind: sam3).", no_args_is_help=True
+)
+app.add_typer(phrases, name="phrase")
+
+PhraseArgument = Annotated[str, typer.Argument(metavar="PHRASE", help='Such as "needle".')]
 Number = Annotated[int, typer.Argument(metavar="OBJECT_ID", min=0)]
 BoxOption = Annotated[str | None, typer.Option("--box", metavar="X1,Y1,X2,Y2")]
 PointOption = Annotated[
@@ -131,6 +137,18 @@ def pause(context: typer.Context) -> None:
 def resume(context: typer.Context) -> None:
     """Let the detector look again."""
     _say(context, "resume", {})
+
+
+@phrases.command("add")
+def add_phrase(context: typer.Context, phrase: PhraseArgument) -> None:
+    """Look for what a phrase names, and follow it."""
+    _say(context, "add_phrase", {}, phrase=phrase)
+
+
+@phrases.command("remove")
+def remove_phrase(context: typer.Context, phrase: PhraseArgument) -> None:
+    """Look for it no longer; its objects end."""
+    _say(context, "remove_phrase", {}, phrase=phrase)
 
 
 @app.command()

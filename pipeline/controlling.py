@@ -76,6 +76,8 @@ def _line(verb: Verb, answer: Answer) -> str:
     parts = [f"{verb}: applied"]
     if answer.object_id is not None:
         parts.append(f"object {answer.object_id}")
+    if "class_id" in answer.data:
+        parts.append(f"class {answer.data['class_id']}")
     if answer.frame_id is not None:
         parts.append(f"frame {answer.frame_id}")
     files: Sequence[str] = answer.data.get("files", ())

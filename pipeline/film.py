@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +27,7 @@ class Film:
 
     wants_masks = True
 
-    def __init__(self, path: Path, frames: int, class_names: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, frames: int, class_names: Sequence[str]) -> None:
         self._path = path
         self._class_names = class_names
         self._offered: deque[Frame] = deque(maxlen=frames + 16)

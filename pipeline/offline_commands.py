@@ -117,6 +117,20 @@ def video(
         ),
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="A YAML file of them.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", metavar="WORDS", help="All that they name on a frame; repeatable."),
+    ] = None,
+    text_model: Annotated[
+        str | None, typer.Option(metavar="FOLDER|ID", help="SAM3, which finds it.")
+    ] = None,
+    text_revision: Annotated[str | None, typer.Option(help="Commit of that id.")] = None,
+    text_frame: Annotated[
+        int | None, typer.Option(min=0, help="Where to look (default: 0).")
+    ] = None,
+    text_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="What is surer counts (default: 0.5).")
+    ] = None,
     direction: Annotated[
         str, typer.Option(help="forward, backward, or both: forward, then backward.")
     ] = "forward",
@@ -152,16 +166,20 @@ def video(
 ) -> None:  # fmt: skip
     """Track objects through a clip, from prompts on any of its frames."""
     from pipeline.offline.clip_prompts import clip_prompts
+    from pipeline.offline.clip_words import words_of
     from pipeline.offline.model import ModelOptions, spacing_of
     from pipeline.offline.video_job import VideoJob, direction_of, entry_of, saved_of
 
+    words = words_of(tuple(text or ()), text_model, text_revision, text_frame, text_score)
+    told = bool(prompt or prompts) or words is None
     job = VideoJob(
         target=clip,
         allow_burned_in=allow_burned_in,
         direction=direction_of(direction),
         saved=saved_of(save),
         entry=entry_of(out, overwrite, resume),
-        prompts=clip_prompts(prompt or (), prompts),
+        prompts=clip_prompts(prompt or (), prompts) if told else (),
+        words=words,
         start=start,
         max_frames=max_frames,
         model=ModelOptions(model, checkpoint, sha256, device, mask_threshold),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Preview:
     The frame stays on the device until then: one reference, one copy at the very end.
     """
 
-    def __init__(self, path: Path, every: int, class_names: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, every: int, class_names: Sequence[str]) -> None:
         self.wants_masks = False
         self._path = path
         self._every = every
@@ -70,9 +71,7 @@ def of_region(packet: HostPacket) -> HostPacket:
     )
 
 
-def draw(
-    pixels: NDArray[np.uint8], packet: HostPacket, class_names: tuple[str, ...]
-) -> Image.Image:
+def draw(pixels: NDArray[np.uint8], packet: HostPacket, class_names: Sequence[str]) -> Image.Image:
     """`pixels` uint8 (H, W, 3) with each mask of `packet`, whose full picture they are, filled,
     outlined and labelled."""
     masks = [packet.mask(row) for row in range(len(packet.object_ids))]
@@ -85,7 +84,7 @@ def draw(
     return image
 
 
-def label(packet: HostPacket, row: int, class_names: tuple[str, ...]) -> str:
+def label(packet: HostPacket, row: int, class_names: Sequence[str]) -> str:
     """`#id name score` of one object."""
     name = packet.label(row, class_names) or f"class {packet.class_ids[row]}"
     return f"#{packet.object_ids[row]} {name} {packet.scores[row]:.2f}"

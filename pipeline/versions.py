@@ -19,7 +19,7 @@ PACKAGES = (
     "av",
     "pydicom",
 )
-OPTIONAL = ("transformers",)
+OPTIONAL = ("transformers", "sam3")
 """Of extras: what needs them says so."""
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # records imports torch, which checking a configuration can d
 
     from stages.box_inbox import BoxesAsked, BoxesEnd
     from stages.key_frames import Switch
+    from stages.phrasing import PhraseOutcome
     from stages.prompting import Prompt, Ticket
     from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
     from stages.ycbcr import DevicePlanes, YCbCr
@@ -130,10 +131,39 @@ class TruthSource(Protocol):
 class Detector(Protocol):
     """Frame to boxes, on the frame's device."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By class id."""
 
     def detect(self, frame: Frame) -> Detections:
         """K rows, best first. No host copy, no host wait."""
+
+
+class PhraseBook(Protocol):
+    """What is looked for by phrase; every method may be called from any thread."""
+
+    @property
+    def now(self) -> tuple[str, ...]:
+        """What is looked for."""
+
+    def class_of(self, phrase: str) -> int | None:
+        """Class id of what is looked for; None for what is not."""
+
+    def add(self, phrase: str) -> Future[PhraseOutcome]:
+        """Look for it from the next frame on."""
+
+    def remove(self, phrase: str) -> Future[PhraseOutcome]:
+        """Look for it no longer: its objects end."""
+
+
+@runtime_checkable
+class PhraseDetector(Protocol):
+    """A detector that looks for what it is told in words. Its `class_names` change as it is told
+    other phrases, their number does not."""
+
+    @property
+    def phrases(self) -> PhraseBook:
+        """What it looks for."""
 
 
 @runtime_checkable

@@ -75,3 +75,15 @@ def repeated(boxes_xyxy: Tensor, class_ids: Tensor, valid: Tensor, most: float) 
     same = class_ids[:, None] == class_ids[None, :]
     close = (box_iou(boxes_xyxy, boxes_xyxy) > most) & same & valid[None, :]
     return close.tril(-1).any(dim=1)
+
+
+def greedy(clash: Tensor, wanted: Tensor) -> Tensor:
+    """bool (..., n): rows that greedy suppression keeps, `wanted` ones alone, best row first.
+
+    `clash` bool (..., n, n), symmetric: of two such rows the later one goes, unless the earlier
+    one went itself. One small step a row, for to know how many are left is to wait for the device.
+    """
+    before, kept = clash.tril(-1), wanted.clone()
+    for row in range(1, wanted.shape[-1]):
+        kept.select(-1, row).logical_and_(~(before.select(-2, row) & kept).any(dim=-1))
+    return kept

@@ -22,7 +22,7 @@ MAX_COMMAND_BYTES: Final = 1 << 16
 _MAX_ANSWER_BYTES: Final = 1 << 20
 Verb = Literal[
     "add", "correct", "reinit", "remove", "rename", "reset", "pause", "resume", "snapshot",
-    "status", "ping", "boxes",
+    "status", "ping", "add_phrase", "remove_phrase", "boxes",
 ]  # fmt: skip
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
@@ -44,7 +44,7 @@ class Answer:
     """The frame that it took effect on."""
     object_id: int | None
     data: dict[str, Any] = field(default_factory=dict)
-    """What `status` and `snapshot` tell."""
+    """What `status`, `snapshot` and `add_phrase` tell."""
 
 
 class Controller(Closing):
@@ -93,6 +93,7 @@ class Controller(Closing):
         text: str | None = None,
         class_id: int | None = None,
         name: str | None = None,
+        phrase: str | None = None,
         boxes: Sequence[FoundBox] | None = None,
         frame_id: int | None = None,
         epoch: int | None = None,
@@ -116,6 +117,7 @@ class Controller(Closing):
             "text": text,
             "class_id": class_id,
             "name": name,
+            "phrase": phrase,
             "boxes": None if boxes is None else [_found_box(found) for found in boxes],
             "frame_id": frame_id,
             "epoch": epoch,

@@ -93,6 +93,9 @@ class Detections(Record):
     """bool (K,)."""
     computed: bool
     """False between key frames: no detections is not the same as none looked for."""
+    classes: Tensor | None = None
+    """bool (C,), of a detector that can be told what to look for: the classes that it looks for
+    now. Objects of another class below C end."""
 
     def __post_init__(self) -> None:
         rgb, k = self.frame.rgb, self.valid.shape[0]
@@ -100,6 +103,8 @@ class Detections(Record):
         _check("scores", self.scores, torch.float32, (k,), rgb)
         _check("class_ids", self.class_ids, torch.int32, (k,), rgb)
         _check("valid", self.valid, torch.bool, (k,), rgb)
+        if self.classes is not None:
+            _check("classes", self.classes, torch.bool, (None,), rgb)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

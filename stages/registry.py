@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from stages.base import Section
@@ -30,6 +32,13 @@ class Registry(Generic[T]):
     @property
     def kinds(self) -> tuple[str, ...]:
         return tuple(self._members)
+
+    def folder(self, kind: str) -> Path:
+        """Where the module of `kind` lies; nothing is imported. Raises `KeyError`."""
+        spec = find_spec(self._members[kind].module)
+        if spec is None or spec.origin is None:
+            raise KeyError(kind)
+        return Path(spec.origin).parent
 
     def config_class(self, kind: str) -> type[Section]:
         """The config class of `kind`; raises `KeyError` for an unknown one."""

@@ -24,10 +24,14 @@ from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
 from stages.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
 from stages.control_client import Controller
+from stages.detectors.concepts import Finds
+from stages.detectors.phrases import Phrases
 from stages.found_boxes import FoundBoxes
 from stages.key_frames import Switch
 from stages.packets import HostPacket
+from stages.phrasing import PhraseFlaw
 from stages.prompting import Prompt, Ticket
+from stages.records import Frame
 from stages.segmenters.live_prompts import PromptQueue
 from stages.window import whole
 
@@ -65,6 +69,22 @@ class SwitchedOff:
         self.switch = Switch()
 
 
+class Sought:
+    """A network of the mind: every phrase is fine, none is ever looked at."""
+
+    def flaw(self, phrase: str) -> PhraseFlaw | None:
+        return "long_phrase" if len(phrase) > 40 else None
+
+    def words(self, phrase: str) -> object:
+        return phrase
+
+    def look(self, frame: Frame) -> object:
+        raise NotImplementedError
+
+    def find(self, sight: object, words: object) -> Finds:
+        raise NotImplementedError
+
+
 class Finder:
     """A detector that is told what there is, without a device."""
 
@@ -82,6 +102,7 @@ class Rig:
     def __init__(self, folder: Path, **config: Any) -> None:
         self.folder = folder
         self.follower, self.detector = Follower(), SwitchedOff()
+        self.phrases = Phrases(Sought(), ("probe",))
         self.finder = Finder()
         self.seen, self.names = Seen(), Names()
         self.snapshots = Snapshots(folder, ("vessel", "needle"))
@@ -91,6 +112,7 @@ class Rig:
         desk = Desk(
             segmenter=self.follower,
             detector=self.detector,
+            phrases=self.phrases,
             boxes=self.finder,
             seen=self.seen,
             names=self.names,
@@ -117,6 +139,7 @@ class Rig:
             self.follower.queue.enter(self.epoch, whole(SIZE_HW))
         self.follower.frame(self.frame_id)
         self.detector.switch.is_on(self.frame_id)
+        self.phrases.turn(self.frame_id)
         window = whole(SIZE_HW)
         self.finder.used += self.finder.inbox.take(self.epoch, self.frame_id, window, on=True)
         rng = np.random.default_rng(self.frame_id)

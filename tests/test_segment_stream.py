@@ -523,3 +523,22 @@ def test_between_followed_frames_masks_stay_and_grow_older(files: Any) -> None:
         assert np.array_equal(packet.mask_boxes_xyxy, same.mask_boxes_xyxy)
     every.epoch = 1
     assert ids(every.step()) == []
+
+
+def test_objects_of_a_class_that_nobody_looks_for_end(files: Any) -> None:
+    """Those of other classes, and of classes above the detector's, stay as they were."""
+    stream, other = Stream(files), Stream(files)
+    in_sight(stream, other)
+    for each in (stream, other):
+        each.step(BOXES)  # classes 0 and 1
+        each.step(BOXES)
+    found = detections(frame(frame_id=2), [[0.0] * 4] * 3, [False] * 3, computed=False)
+    sought = torch.tensor([True, False])
+    ended = stream.segmenter.segment(replace(found, classes=sought))
+    stayed = other.segmenter.segment(replace(found, classes=torch.tensor([True, True])))
+    assert stayed.class_ids.tolist() == [0, 1, -1]
+    assert ended.class_ids.tolist() == [0, -1, -1]
+    assert ended.object_ids.tolist() == [0, -1, -1]
+    assert torch.equal(ended.logits[0], stayed.logits[0])
+    above = stream.segmenter.segment(replace(found, classes=torch.ones(1, dtype=torch.bool)))
+    assert above.object_ids.tolist() == [0, -1, -1]

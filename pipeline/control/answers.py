@@ -7,12 +7,15 @@ from typing import Any, Final, Literal
 
 from pipeline.control.commands import Said
 from stages.found_boxes import FLAWS
+from stages.phrasing import EXPECTED
 
 DETAILS: Final[dict[str, str]] = {
     **FLAWS,
+    **{str(reason): detail for reason, detail in EXPECTED.items()},
     "bad_points": "expected 1 to 64 points, each with a label",
     "bad_mask": "expected a mask of the full picture's size with at least one pixel",
     "bad_request": "expected exactly one of box, points, mask, text",
+    "outside": "it lies outside the picture that is taken in",
     "past_epoch": "the stream began anew since",
     "past_frame": "that frame has passed",
     "far_frame": "that frame is too far ahead",
@@ -21,9 +24,10 @@ DETAILS: Final[dict[str, str]] = {
     "too_many": "too many commands wait",
     "unknown_object": "no object of that id is followed",
     "no_slot": "all object slots are in use",
-    "no_text": "this segmenter takes no words",
+    "no_text": "this segmenter takes no words; `add_phrase` is for a detector that does",
     "no_prompts": "this segmenter takes no prompts",
     "no_detector": "there is no detector that could be paused",
+    "no_phrases": "this detector takes no words",
     "no_boxes": "this detector takes no boxes",
     "paused": "the detector is paused",
     "busy": "another snapshot is being written, or there are too many",

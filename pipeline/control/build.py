@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
 from stages.base import (
     Detector,
+    PhraseDetector,
     PromptedSegmenter,
     Segmenter,
     SwitchedDetector,
@@ -40,7 +41,7 @@ def build_control(
     detector: Detector,
     segmenter: Segmenter,
     folder: Path,
-    class_names: tuple[str, ...],
+    class_names: Sequence[str],
     status: Callable[[], Mapping[str, object]],
 ) -> Control | None:
     """The socket, bound; None where the configuration has none. ``folder``: the run's."""
@@ -50,6 +51,7 @@ def build_control(
     desk = Desk(
         segmenter=segmenter if isinstance(segmenter, PromptedSegmenter) else None,
         detector=detector if isinstance(detector, SwitchedDetector) else None,
+        phrases=detector.phrases if isinstance(detector, PhraseDetector) else None,
         boxes=detector if isinstance(detector, ToldDetector) else None,
         seen=seen,
         names=names,

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stages.found_boxes import MAX_BOXES
+from stages.phrasing import LONGEST
 
 MAX_COMMAND_BYTES: Final = 1 << 16
 _SHOWN: Final = 160
@@ -25,6 +26,7 @@ def _printable(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
+Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 
 
 class Said(BaseModel):
@@ -130,6 +132,20 @@ class Resume(_Command):
     verb: Literal["resume"]
 
 
+class AddPhrase(_Command):
+    """Look for what a phrase names, and follow it."""
+
+    verb: Literal["add_phrase"]
+    phrase: Phrase
+
+
+class RemovePhrase(_Command):
+    """Look for it no longer; its objects end."""
+
+    verb: Literal["remove_phrase"]
+    phrase: Phrase
+
+
 class FoundBox(BaseModel):
     """A box that a detector of the controller's own found."""
 
@@ -170,7 +186,8 @@ class Ping(_Command):
 
 Shaped = Add | Correct | Reinit
 Prompting = Shaped | Remove | Reset
-Command = Prompting | Rename | Pause | Resume | Boxes | Snapshot | Status | Ping
+Phrasing = AddPhrase | RemovePhrase
+Command = Prompting | Phrasing | Rename | Pause | Resume | Boxes | Snapshot | Status | Ping
 COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="verb")])
 
 Malformed = Literal["bad_parts", "not_json", "bad_command"]

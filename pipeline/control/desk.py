@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from pipeline.control.commands import (
     Correct,
     Mask,
     Pause,
+    Phrasing,
     Prompting,
     Reinit,
     Rename,
@@ -26,14 +27,15 @@ from pipeline.control.commands import (
     Snapshot,
     Status,
 )
+from pipeline.control.effects import done, then
 from pipeline.control.names import Names
+from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
-from stages.base import PromptedSegmenter, SwitchedDetector, ToldDetector
+from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector, ToldDetector
 from stages.box_inbox import BoxesAsked, BoxesEnd
 from stages.prompting import Outcome, Prompt
 
-T = TypeVar("T")
 _WAITS_NS: Final = 2_000_000_000
 """A prompt for the next frame is not for one that comes when the source was away."""
 
@@ -46,13 +48,15 @@ class Desk:
     """None: this one takes no prompts."""
     detector: SwitchedDetector | None
     """None: there is nothing to pause."""
+    phrases: PhraseBook | None
+    """None: this detector takes no words."""
     boxes: ToldDetector | None
     """None: this one looks for itself."""
     seen: Seen
     names: Names
     snapshots: Snapshots
     status: Callable[[], Mapping[str, object]]
-    class_names: tuple[str, ...]
+    class_names: Sequence[str]
 
     def carry_out(self, command: Command) -> Future[Effect]:
         """Begin; the result may come in another thread."""
@@ -65,27 +69,29 @@ class Desk:
                 return self._tell_boxes(command)
             case Snapshot():
                 return self._snapshot()
+            case _ if isinstance(command, Phrasing):
+                return change(self.phrases, command, self._epoch(None))
             case Status():
-                return _done(Effect(epoch=self._epoch(None), data=self._status()))
+                return done(Effect(epoch=self._epoch(None), data=self._status()))
             case _ if isinstance(command, Prompting):
                 return self._prompt(command)
             case _:
-                return _done(Effect(epoch=self._epoch(None)))
+                return done(Effect(epoch=self._epoch(None)))
 
     def _prompt(self, command: Prompting) -> Future[Effect]:
         if self.segmenter is None:
-            return _done(Effect("no_prompts"))
+            return done(Effect("no_prompts"))
         epoch = self._epoch(command.epoch)
         object_id = getattr(command, "object_id", None)
         shaped = command if isinstance(command, Add | Correct | Reinit) else None
         class_id = command.class_id if isinstance(command, Add) else 0
-        if class_id and class_id >= len(self.class_names):
-            return _done(Effect("no_class", epoch))
+        if class_id and not any(self.class_names[class_id : class_id + 1]):
+            return done(Effect("no_class", epoch))
         mask = None
         if shaped is not None and shaped.mask is not None:
             mask = self._decoded(shaped.mask)
             if mask is None:
-                return _done(Effect("bad_mask", epoch))
+                return done(Effect("bad_mask", epoch))
         prompt = Prompt(
             command.verb,
             object_id=object_id,
@@ -104,7 +110,7 @@ class Desk:
             about = object_id if outcome.object_id is None else outcome.object_id
             return Effect(outcome.reason, epoch, outcome.frame_id, about)
 
-        return _then(self.segmenter.prompt(prompt).outcome, effect)
+        return then(self.segmenter.prompt(prompt).outcome, effect)
 
     def _decoded(self, mask: Mask) -> NDArray[np.bool_] | None:
         """bool (H, W); None where it is not of the picture's size, so that none larger is made."""
@@ -119,23 +125,23 @@ class Desk:
     def _rename(self, command: Rename) -> Future[Effect]:
         epoch = self._epoch(command.epoch)
         if epoch is None:
-            return _done(Effect("no_frame_yet"))
+            return done(Effect("no_frame_yet"))
 
         def effect(frame_id: int | None) -> Effect:
             reason = "unknown_object" if frame_id is None else None
             return Effect(reason, epoch, frame_id, command.object_id)
 
-        return _then(self.names.ask(epoch, command.object_id, command.name), effect)
+        return then(self.names.ask(epoch, command.object_id, command.name), effect)
 
     def _switch(self, *, on: bool) -> Future[Effect]:
         if self.detector is None:
-            return _done(Effect("no_detector"))
+            return done(Effect("no_detector"))
         epoch = self._epoch(None)
-        return _then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
+        return then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
 
     def _tell_boxes(self, command: Boxes) -> Future[Effect]:
         if self.boxes is None:
-            return _done(Effect("no_boxes"))
+            return done(Effect("no_boxes"))
         epoch = self._epoch(command.epoch)
         rows = [(*found.box, found.score, found.class_id) for found in command.boxes]
         asked = BoxesAsked(
@@ -148,17 +154,17 @@ class Desk:
         def effect(end: BoxesEnd) -> Effect:
             return Effect(end.reason, epoch, end.frame_id)
 
-        return _then(self.boxes.tell(asked), effect)
+        return then(self.boxes.tell(asked), effect)
 
     def _snapshot(self) -> Future[Effect]:
         taking = self.snapshots.ask()
         if taking is None:
-            return _done(Effect("busy", self._epoch(None)))
+            return done(Effect("busy", self._epoch(None)))
 
         def effect(taken: Taken) -> Effect:
             return Effect(None, taken.epoch, taken.frame_id, data={"files": list(taken.files)})
 
-        return _then(taking, effect)
+        return then(taking, effect)
 
     def _status(self) -> dict[str, Any]:
         packet = self.seen.packet
@@ -166,6 +172,7 @@ class Desk:
             **self.status(),
             "class_names": list(self.class_names),
             "takes_prompts": self.segmenter is not None,
+            "phrases": counted(self.phrases, self.seen.packet),
             "detector_on": None if self.detector is None else self.detector.switch.on,
             "newest": None if packet is None else describe(packet, self.class_names),
         }
@@ -174,23 +181,3 @@ class Desk:
         """The epoch that a command is for: what it says, else the newest that could be seen."""
         packet = self.seen.packet
         return asked if asked is not None or packet is None else packet.info.epoch
-
-
-def _done(effect: Effect) -> Future[Effect]:
-    future: Future[Effect] = Future()
-    future.set_result(effect)
-    return future
-
-
-def _then(source: Future[T], effect: Callable[[T], Effect]) -> Future[Effect]:
-    """What `effect` makes of the result of ``source``, once it is there."""
-    made: Future[Effect] = Future()
-
-    def pass_on(done: Future[T]) -> None:
-        try:
-            made.set_result(effect(done.result()))
-        except Exception:
-            made.set_result(Effect("failed"))
-
-    source.add_done_callback(pass_on)
-    return made

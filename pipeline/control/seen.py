@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from stages.packets import HostPacket
@@ -26,7 +27,7 @@ class Seen:
         """What was seen stays."""
 
 
-def describe(packet: HostPacket, class_names: tuple[str, ...]) -> dict[str, Any]:
+def describe(packet: HostPacket, class_names: Sequence[str]) -> dict[str, Any]:
     """A packet's header, JSON-ready; numbers that are not finite are null."""
     info = packet.info
     return {

@@ -6,6 +6,7 @@ import contextvars
 import json
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Snapshots:
     for them. The frame is on the device until its packet is on the host; then it is whole.
     """
 
-    def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
         """``folder``: the run's."""
         self.wants_masks = False
         self._folder, self._class_names = folder, class_names

@@ -56,6 +56,10 @@ class PromptRecord(Section):
     """[x1, y1, x2, y2], pixels."""
     mask: str | None = None
     """Name of the file."""
+    text: str | None = None
+    """The words that found it."""
+    score: float | None = None
+    """How sure the words' model was, 0..1."""
 
 
 class PictureRecord(Section):

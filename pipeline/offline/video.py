@@ -15,6 +15,7 @@ from pipeline.offline.clip_logits import ClipLogits
 from pipeline.offline.clip_opening import clip_record, image_size, opened
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
+from pipeline.offline.clip_words import with_found
 from pipeline.offline.folder import OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.model import model_record
@@ -43,6 +44,7 @@ def track_clip(job: VideoJob) -> int:
     with interruptible():
         clip = opened(job)
     with clip:
+        job = with_found(job, clip)
         give_prompts(clip, job.prompts)
         passes = plan(clip, job.prompts, job.direction, job.start, job.max_frames)
         with folder:

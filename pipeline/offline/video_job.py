@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from pipeline.offline.clip_prompts import ClipPrompt
+from pipeline.offline.clip_words import Words
 from pipeline.offline.folder import Entry
 from pipeline.offline.model import ModelOptions
 from pipeline.offline.records import Direction
@@ -26,6 +27,8 @@ class VideoJob:
     allow_burned_in: bool
     """Take DICOM files that say that text is burned into their pictures."""
     prompts: tuple[ClipPrompt, ...]
+    words: Words | None
+    """What else to look for."""
     direction: Direction
     start: int | None
     """None: the first prompted frame, for `backward` the last."""

@@ -112,6 +112,7 @@ class Sam2StreamSegmenter:
         view = self._view
         if view is None or (view.epoch, view.window) != (frame.epoch, frame.window):
             self._enter(frame)
+        self.tracker.forget(detections.classes)
         if item.features is None:
             return self._cleaned(self.tracker.stay(detections))
         tracker, encoded = self.tracker, cast(Pictures, item.features)

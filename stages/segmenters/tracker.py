@@ -75,6 +75,14 @@ class Tracker:
         self._lifecycle.clear()
         self._answers.zero_()
 
+    def forget(self, classes: Tensor | None) -> None:
+        """End the objects of classes that nobody looks for; see `Detections.classes`."""
+        if classes is not None:
+            table, count = self.table, classes.shape[0]
+            known = (table.class_ids >= 0) & (table.class_ids < count)
+            sought = classes.index_select(0, table.class_ids.clamp(0, count - 1))
+            table.move_out(table.live & known & ~sought)
+
     def follow(self, encoded: Pictures, frame: Frame, live: int, held: int) -> None:
         """Track every live object.
 

@@ -37,7 +37,7 @@ class ResultMessages:
 
     def __init__(self, names: Names, class_names: Sequence[str], version: Version) -> None:
         self._names = names
-        self._class_names = tuple(class_names)
+        self._class_names = class_names
         self._version = version
         self._labels = Labels()
 

@@ -75,10 +75,11 @@ class ZmqPublisher:
         the endpoint cannot be bound."""
         self._config = config
         self._source_id = source_id
-        self._class_names = tuple(class_names)
+        self._class_names = class_names
         self._mask_threshold = mask_threshold
         self._announced = Announced()
         self._sent: State | None = None
+        self._told_names: tuple[str, ...] = ()
         self._state_due = 0.0
         self._seq = 0
         self._run = secrets.randbits(52)
@@ -156,17 +157,14 @@ class ZmqPublisher:
         self._send("result", message)
 
     def poll(self) -> None:
-        """Take in who came and went; send the state when it changed, to a late joiner, and every
-        second."""
+        """Take in who came and went; send the state when it, or what class ids mean, changed, to a
+        late joiner, and every second."""
         joined = self._subscriptions.read()
         listened, masks = self.wants("result"), self._config.masks
         self.wants_masks = listened and masks in ("bits", "rle")
         self.wants_logits = listened and masks == "logits"
-        if (
-            "state" in joined
-            or self._announced.now != self._sent
-            or time.monotonic() >= self._state_due
-        ):
+        new = self._announced.now != self._sent or tuple(self._class_names) != self._told_names
+        if "state" in joined or new or time.monotonic() >= self._state_due:
             self._send_state()
         for kind, message in self._outbox.take():
             self._send(kind, message)
@@ -199,14 +197,19 @@ class ZmqPublisher:
         self.sent[kind].add(len(message))
 
     def _send_state(self) -> None:
-        self._sent = self._announced.now
+        self._sent, self._told_names = self._announced.now, tuple(self._class_names)
         self._state_due = time.monotonic() + STATE_EVERY_S
         self._send("state", self._encode_state(self._sent))
 
     def _encode_state(self, now: State) -> bytes:
         last_seq = self._seq - 1 if self._seq else None
         return encode_state(
-            self._source_id, now.epoch, now.state, last_seq, self._class_names, run=self._run
+            self._source_id,
+            now.epoch,
+            now.state,
+            last_seq,
+            tuple(self._class_names),
+            run=self._run,
         )
 
 
