@@ -18,6 +18,7 @@ from kpi.events import (
     HostCopies,
     PacketsSent,
     PeersConnected,
+    RecorderFrames,
     RunFinished,
     SamMaskOutput,
     Spread,
@@ -29,7 +30,10 @@ Lines = Iterable[tuple[float, Event]]
 """(Unix seconds, event)."""
 
 _PER_FRAME = (FramePublished, FrameDropped, SamMaskOutput)
-_FIGURES = (*_PER_FRAME, FrameSecond, DeviceSample, HostCopies, PacketsSent, PeersConnected)
+_FIGURES = (
+    *(*_PER_FRAME, FrameSecond, DeviceSample, HostCopies, PacketsSent, PeersConnected),
+    RecorderFrames,
+)
 
 
 class Detail(Protocol):

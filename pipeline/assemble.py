@@ -22,6 +22,7 @@ from pipeline.build import (
     build_openigtlink_out,
     build_picture_tap,
     build_publisher,
+    build_recorder,
 )
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
@@ -39,11 +40,20 @@ from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.versions import versions
-from stages.base import ListeningSource, Segmenter, Sink, Source, TruthSource
+from stages.base import (
+    ChoosingSegmenter,
+    Detector,
+    ListeningSource,
+    Segmenter,
+    Sink,
+    Source,
+    TruthSource,
+)
 from stages.copies import CopyCount
 from stages.curve import Reach
 from stages.local_sockets import is_open
 from stages.picture_tap import PictureTap
+from stages.recorder.recorder import Recorder
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
@@ -60,10 +70,13 @@ class Assembly:
     folder: RunFolder
     source: Source
     chain: Chain
+    detector: Detector
     segmenter: Segmenter
+    class_names: tuple[str, ...]
     publisher: ZmqPublisher | None
     openigtlink: OpenIGTLinkServer | None
     cuda_ipc: CudaIpc | None
+    recorder: Recorder | None
     control: Control | None
     quality: QualityCheck | None
     taps: tuple[Tap, ...]
@@ -78,7 +91,7 @@ class Assembly:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
         seen = None if self.control is None else self.control.seen
-        told = (seen, self.publisher, self.openigtlink, self.cuda_ipc)
+        told = (seen, self.publisher, self.recorder, self.openigtlink, self.cuda_ipc)
         outside = (*told, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
@@ -86,7 +99,8 @@ class Assembly:
     def exits(self) -> tuple[CopyCount, ...]:
         """Those behind the upload."""
         pictures = () if self.pictures is None else (self.pictures.copies,)
-        return (*self.chain.copies, *pictures)
+        recorded = () if self.recorder is None else (self.recorder.looks.copies,)
+        return (*self.chain.copies, *pictures, *recorded)
 
     @property
     def announcing(self) -> tuple[Announcing, ...]:
@@ -144,6 +158,7 @@ def assemble(
     segmenter = _closed_by(stack, SEGMENTERS.create(config.segmenter, device, len(classes)))
     names = (*classes, *segmenter.prompt_names)
     publisher = _closed_by(stack, build_publisher(config, source.source_id, names))
+    recorder = _recorder(config, publisher, segmenter)
     pictures = build_picture_tap(config, publisher, segmenter.identity)
     openigtlink = _closed_by(stack, build_openigtlink_out(config, source.source_id, names))
     ring = None if cuda_ipc is None else cuda_ipc.ring
@@ -167,10 +182,13 @@ def assemble(
         folder=folder,
         source=source,
         chain=chain,
+        detector=detector,
         segmenter=segmenter,
+        class_names=names,
         publisher=publisher,
         openigtlink=openigtlink,
         cuda_ipc=cuda_ipc,
+        recorder=recorder,
         control=control,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
         taps=_taps(config, folder, names, pictures, control),
@@ -180,6 +198,18 @@ def assemble(
         http=http,
         status=status,
     )
+
+
+def _recorder(
+    config: RunConfig, publisher: ZmqPublisher | None, segmenter: Segmenter
+) -> Recorder | None:
+    recorder = build_recorder(config)
+    if recorder is not None:
+        if publisher is not None:
+            publisher.copied_to = recorder.published
+        if isinstance(segmenter, ChoosingSegmenter):
+            segmenter.choices.journal = recorder.looks.chose
+    return recorder
 
 
 class _Closes(Protocol):

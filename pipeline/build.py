@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stages.mask_ring import MaskRing
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
+    from stages.recorder.recorder import Recorder
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -31,6 +32,7 @@ __all__ = [
     "build_openigtlink_out",
     "build_picture_tap",
     "build_publisher",
+    "build_recorder",
     "tracker_bytes",
 ]  # fmt: skip
 
@@ -98,7 +100,8 @@ def build_chain(
     from stages.to_host import ToHost
 
     threshold, identity = config.mask_threshold, segmenter.identity
-    logits = config.results is not None and config.results.masks == "logits"
+    kept = config.recorder is not None and config.recorder.wants_logits
+    logits = kept or (config.results is not None and config.results.masks == "logits")
     if config.as_numpy:
         return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
     pack = Pack(threshold, identity, logits)
@@ -133,6 +136,18 @@ def build_picture_tap(
         lambda: publisher.wants("frame"),
         lambda info, jpeg: publisher.offer("frame", encode_picture(info, jpeg)),
     )
+
+
+def build_recorder(config: RunConfig) -> Recorder | None:
+    """The recorder, not yet open; None where the configuration has none."""
+    from stages.recorder.recorder import Recorder
+
+    recorder = config.recorder
+    if recorder is None:
+        return None
+    sent = config.results.masks if config.results and "packets" in recorder.record else "none"
+    masks = "masks" in recorder.record or sent in ("bits", "rle")
+    return Recorder(recorder, masks=masks, logits=recorder.wants_logits or sent == "logits")
 
 
 def build_openigtlink_out(

@@ -64,6 +64,7 @@ class FrameFlow:
             parts.tally,
             plan,
             parts.taps,
+            looks=None if parts.recorder is None else parts.recorder.looks,
             warm=parts.source.size_hw is not None,
         )
         parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
@@ -73,6 +74,8 @@ class FrameFlow:
         error: Exception | None = None
         sampler = DeviceSampler(self._parts.config.kpi.device_interval_s, self._parts.device.index)
         sampler.start()
+        if self._parts.recorder is not None:
+            self._parts.recorder.start()
         self._egress.start()
         if self._parts.control is not None:
             self._parts.control.channel.start(AuditLog(self._parts.folder.control))
@@ -103,9 +106,14 @@ class FrameFlow:
 
     def _wind_down(self) -> Exception | None:
         """Stop the threads; what was grabbed and will not be published counts as stopped."""
+        recorder = self._parts.recorder
         try:
+            if recorder is not None:
+                recorder.release()
             self._grab.stop()
             self._egress.stop(_EGRESS_STOP_S)
+            if recorder is not None:
+                recorder.finish()
         except Exception as error:
             return error
         finally:
@@ -123,6 +131,7 @@ class FrameFlow:
             audited=self._orchestrator.audited,
             copies=(*self._grab.copies, *parts.exits),
             quality=parts.quality,
+            recorder=None if parts.recorder is None else parts.recorder.report(),
             error=error,
         )
 

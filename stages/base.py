@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
     from stages.key_frames import Switch
     from stages.prompting import Prompt, Ticket
+    from stages.choices import Choices
     from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
@@ -134,6 +135,21 @@ class Segmenter(Protocol):
 
     def close(self) -> None:
         """No header comes any more: answer whoever still waits; called by the egress thread."""
+
+
+@runtime_checkable
+class ChoosingSegmenter(Protocol):
+    """A segmenter whose host side decides by headers and prompts, as they happen to come."""
+
+    choices: Choices
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A stage whose results depend on weights."""
+
+    def weights_sha256(self) -> str:
+        """Of all of them, by name and value; reads them from the device."""
 
 
 @runtime_checkable

@@ -145,6 +145,7 @@ class Subscriber(Closing):
         age_s = message.age_ns(time.time_ns()) / 1e9
         if message.stale or age_s > self._stale_after_s:
             says = ", and says so" if message.stale else ""
+            says = ", and a replay" if message.replay else says
             raise StaleError(
                 f"the result of frame {message.frame_id} is {age_s:.3f} s old{says} "
                 f"(expected at most {self._stale_after_s:g} s)",

@@ -22,6 +22,7 @@ from stages.errors import ConfigError
 from stages.key_frames import KeyFrames, Switch
 from stages.letterbox import Letterbox
 from stages.records import Detections, Frame
+from stages.weights_digest import digest
 
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "yolo_demo.safetensors"
 DEMO_INPUT_HW = (192, 256)
@@ -108,6 +109,10 @@ class YoloDetector:
             if self._max_overlap < 1:
                 valid &= ~repeated(boxes, class_ids, valid, self._max_overlap)
         return Detections(frame, boxes, scores, class_ids, valid, computed=True)
+
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`; of the fused network."""
+        return digest(self._network)
 
     def warm_up(self, size_hw: tuple[int, int]) -> None:
         """Make the constants for frames of `size_hw` (height, width) and run once on it.

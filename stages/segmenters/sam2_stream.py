@@ -13,7 +13,7 @@ from kpi.emit import emit
 from kpi.events import ObjectRefused, PromptEnded
 from stages.packets import HostPacket, Identity
 from stages.records import Detections, Encoded, Frame, Tracks
-from stages.segmenters.choices import Choice, Choices
+from stages.choices import Choice, Choices
 from stages.segmenters.execution import Execution
 from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket, within
@@ -187,6 +187,10 @@ class Sam2StreamSegmenter:
         if ticket.outcome.done():
             self._emit(ticket, self._told.source_id, self._told.frame_id)
         return ticket
+
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+        return self.tracker.core.network.weights_sha256()
 
     def heed(self, packet: HostPacket) -> None:
         """Read the header of an earlier frame; called by the egress thread."""

@@ -1,0 +1,105 @@
+"""Begins the recording of a run: where it lies, and what it tells of the run."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from pipeline.assemble import Assembly
+from pipeline.frame_flow import RunOptions
+from pipeline.versions import versions
+from stages.base import Detector, Segmenter, Weighted
+from stages.recorder.config import RecorderConfig, What
+from stages.recorder.drain import Writer
+from stages.recorder.provenance import Provenance
+from stages.recording.entry import Kind
+from stages.recording.log_writer import LogOptions
+from stages.recording.manifest import Manifest
+from stages.recording.npy_writer import NpyOptions
+from stages.recording.retention import Keep
+from stages.recording.space import SpaceLimits
+from stages.recording.writing import create_log, create_npy
+
+_KINDS: dict[What, tuple[Kind, ...]] = {
+    "logits": ("logits",),
+    "masks": ("masks",),
+    "packets": ("packet",),
+    "prompts": ("choice",),
+    "detections": ("detections",),
+    "frames": ("frame",),
+}
+IN_RUN = "recording"
+"""Name of the recording in the run's folder."""
+
+
+def open_recorder(parts: Assembly, options: RunOptions, stack: ExitStack) -> None:
+    """Make the recording of a run that has a recorder; raises `RecordingError` where there can be
+    none, or there is one already."""
+    recorder, config = parts.recorder, parts.config.recorder
+    if recorder is None or config is None:
+        return
+    root = parts.folder.path if config.root is None else config.root
+    name = config.session or (IN_RUN if config.root is None else parts.folder.path.name)
+    writer, path = _writer(config, _manifest(parts, config, name), root)
+    recorder.open(writer, str(path))
+    stack.callback(recorder.finish_quietly)
+    if config.layout == "log":
+        writer.append(_provenance(parts, options).entry())
+    parts.status.recorder = recorder.report
+
+
+def weights_of(detector: Detector, segmenter: Segmenter) -> dict[str, str]:
+    """SHA-256 of the weights of each stage that has some."""
+    stages = {"detector": detector, "segmenter": segmenter}
+    return {
+        name: stage.weights_sha256() for name, stage in stages.items() if isinstance(stage, Weighted)
+    }
+
+
+def _writer(config: RecorderConfig, manifest: Manifest, root: Path) -> tuple[Writer, Path]:
+    least = config.min_free_bytes
+    space = SpaceLimits(least, least + least // 2, config.quota_bytes)
+    if config.layout == "npy":
+        name = manifest.session_id
+        return create_npy(root, manifest, NpyOptions(space=space)), root / "predictions" / name
+    hours = config.retention_h
+    keep = Keep(config.retention_bytes, None if hours is None else hours * 3600)
+    options = LogOptions(
+        segment_bytes=config.segment_bytes,
+        segment_s=config.segment_s,
+        compress=config.zstd,
+        space=space,
+        keep=keep,
+    )
+    return create_log(root, manifest, options), root / manifest.session_id
+
+
+def _manifest(parts: Assembly, config: RecorderConfig, session: str) -> Manifest:
+    run = parts.config
+    return Manifest(
+        layout=config.layout,
+        session_id=session,
+        source_id=parts.source.source_id,
+        size_hw=parts.source.size_hw,
+        class_names=parts.class_names,
+        mask_threshold=run.mask_threshold,
+        model=str(getattr(run.segmenter, "model", None)),
+        config_sha256=run.sha256(),
+        versions=versions(),
+        recorded=tuple(kind for what in config.record for kind in _KINDS[what]),
+        logits_dtype=config.dtype,
+    )
+
+
+def _provenance(parts: Assembly, options: RunOptions) -> Provenance:
+    run = parts.config
+    return Provenance(
+        config=run.model_dump(mode="json"),
+        device=str(parts.device),
+        threads=torch.get_num_threads(),
+        audited_frames=None if options.audit else run.audited_frames,
+        weights=weights_of(parts.detector, parts.segmenter),
+        versions=versions(),
+    )

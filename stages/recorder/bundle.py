@@ -1,0 +1,89 @@
+"""All that is recorded of one frame: `Bundle`, made into entries by the recorder's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from stages.packets import HostPacket, PacketInfo
+from stages.recorder.choice_fields import to_fields
+from stages.recorder.config import RecorderConfig
+from stages.recorder.looked import Looked
+from stages.recording.entries import Detected, Logits, Masks, Packet, Picture
+from stages.recording.entry import Entry, Json, Stamp
+
+_BESIDE_BYTES = 2048
+"""What JSON and small arrays of a frame take."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """One frame."""
+
+    number: int
+    """Of the frame among those offered: a hole is a loss."""
+    packet: HostPacket
+    looked: Looked | None
+    messages: tuple[bytes, ...]
+    """As they were published since the frame before."""
+
+    @property
+    def stamp(self) -> Stamp:
+        return stamp_of(self.packet.info)
+
+    def nbytes(self, config: RecorderConfig) -> int:
+        """What it holds of memory until it is written."""
+        parts = (
+            self.packet.logits if "logits" in config.record else None,
+            self.packet.masks if "masks" in config.record else None,
+        )
+        arrays = sum(part.nbytes for part in parts if part is not None)
+        pixels = 0 if self.looked is None else self.looked.nbytes
+        return arrays + pixels + sum(map(len, self.messages)) + _BESIDE_BYTES
+
+    def entries(self, config: RecorderConfig) -> Iterator[Entry]:
+        """In the order in which they are written."""
+        packet, stamp, what = self.packet, self.stamp, config.record
+        window = packet.info.window
+        if config.layout == "log":
+            yield self._about("prompts" in what)
+        if self.looked is not None:
+            yield from self._seen(self.looked)
+        if "logits" in what and packet.logits is not None:
+            yield Logits(stamp, packet.object_ids, packet.logits, window).entry(config.dtype)
+        if "masks" in what and packet.masks is not None:
+            yield Masks(stamp, packet.object_ids, packet.masks, window).entry()
+        for message in self.messages:
+            yield Packet(stamp, message).entry()
+
+    def _about(self, with_choice: bool) -> Entry:
+        """What is needed to run the frame again, beside its pixels and detections."""
+        info, looked = self.packet.info, self.looked
+        fields: dict[str, Json] = {
+            "number": self.number,
+            "skipped": 0 if looked is None else looked.skipped,
+            "spacing_mm": None if info.spacing_mm is None else list(info.spacing_mm),
+            "pose": None if info.pose is None else [float(value) for value in info.pose.ravel()],
+            "choice": None,
+        }
+        if looked is None or looked.choice is None or not with_choice:
+            return Entry("choice", self.stamp, fields)
+        fields["choice"], masks = to_fields(looked.choice)
+        return Entry("choice", self.stamp, fields, masks)
+
+    def _seen(self, looked: Looked) -> Iterator[Entry]:
+        looked.await_copy()
+        picture = looked.picture()
+        if picture is not None:
+            yield Picture(self.stamp, picture, self.packet.info.window).entry()
+        if looked.boxes is not None:
+            boxes, scores, class_ids, valid = (np.asarray(part.numpy()) for part in looked.boxes)
+            computed = looked.detections.computed
+            yield Detected(self.stamp, boxes, scores, class_ids, computed, valid).entry()
+
+
+def stamp_of(info: PacketInfo) -> Stamp:
+    """Which frame a result is of."""
+    return Stamp(info.epoch, info.frame_id, info.captured_ns, info.captured_unix_ns or 0)

@@ -1,0 +1,82 @@
+"""A `Choice` as JSON and arrays, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.prompting import Action, Prompt
+from stages.recording.entry import Json
+from stages.recording.fields import Fields
+from stages.choices import Applied, Choice
+from stages.segmenters.occupancy import Permit
+
+
+def to_fields(choice: Choice) -> tuple[dict[str, Json], dict[str, NDArray[Any]]]:
+    """JSON, and the masks among the prompts."""
+    prompts = [_prompt(each) for each in choice.applied]
+    permit = choice.permit
+    fields: dict[str, Json] = {
+        "followed": choice.followed,
+        "live": choice.live,
+        "held": choice.held,
+        "permit": None if permit is None else [permit.births, permit.looks],
+        "prompts": prompts,
+    }
+    masks: dict[str, NDArray[Any]] = {
+        f"mask_{place}": each.prompt.mask
+        for place, each in enumerate(choice.applied)
+        if each.prompt.mask is not None
+    }
+    return fields, masks
+
+
+def of_fields(told: Fields, where: str, array: Mapping[str, NDArray[Any]]) -> Choice:
+    """Raises `RecordingError` for what `to_fields` has not made."""
+    permit = None if told.absent("permit") else Permit(*told.integers("permit", 2))
+    prompts = told.items("prompts")
+    return Choice(
+        told.flag("followed"),
+        told.integer("live"),
+        told.integer("held"),
+        permit,
+        tuple(
+            _applied(Fields(item, where), array.get(f"mask_{place}"))
+            for place, item in enumerate(prompts)
+        ),
+    )
+
+
+def _prompt(each: Applied) -> dict[str, Json]:
+    prompt = each.prompt
+    return {
+        "action": prompt.action,
+        "configured": each.configured,
+        "object_id": prompt.object_id,
+        "box": None if prompt.box is None else [float(value) for value in prompt.box],
+        "points": [[float(x), float(y)] for x, y in prompt.points],
+        "labels": [int(label) for label in prompt.labels],
+        "text": prompt.text,
+        "class_id": int(prompt.class_id),
+    }
+
+
+def _applied(told: Fields, mask: NDArray[Any] | None) -> Applied:
+    box = None if told.absent("box") else told.numbers("box", 4)
+    points = tuple(told.pairs("points"))
+    labels = told.integers("labels", len(points))
+    object_id = None if told.absent("object_id") else told.integer("object_id")
+    prompt = Prompt(
+        cast(Action, told.text("action")),
+        object_id=object_id,
+        box=None if box is None else (box[0], box[1], box[2], box[3]),
+        points=points,
+        labels=labels,
+        mask=None if mask is None else mask.astype(np.bool_),
+        text=None if told.absent("text") else told.text("text"),
+        class_id=told.integer("class_id"),
+    )
+    return Applied(prompt, None if told.absent("configured") else told.integer("configured"))
