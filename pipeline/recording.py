@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 
@@ -12,7 +11,6 @@ from pipeline.frame_flow import RunOptions
 from pipeline.versions import versions
 from stages.base import Detector, Segmenter, Weighted
 from stages.recorder.config import RecorderConfig, What
-from stages.recorder.drain import Writer
 from stages.recorder.provenance import Provenance
 from stages.recording.entry import Kind
 from stages.recording.log_writer import LogOptions
@@ -26,7 +24,7 @@ _KINDS: dict[What, tuple[Kind, ...]] = {
     "logits": ("logits",),
     "masks": ("masks",),
     "packets": ("packet",),
-    "prompts": ("choice",),
+    "prompts": ("prompt",),
     "detections": ("detections",),
     "frames": ("frame",),
 }
@@ -42,11 +40,15 @@ def open_recorder(parts: Assembly, options: RunOptions, stack: ExitStack) -> Non
         return
     root = parts.folder.path if config.root is None else config.root
     name = config.session or (IN_RUN if config.root is None else parts.folder.path.name)
-    writer, path = _writer(config, _manifest(parts, config, name), root)
-    recorder.open(writer, str(path))
+    manifest = _manifest(parts, config, name)
+    if config.layout == "npy":
+        npy = create_npy(root, manifest, NpyOptions(space=_space(config)))
+        recorder.open_npy(npy, str(root / "predictions" / name))
+    else:
+        log = create_log(root, manifest, _log_options(config))
+        log.append(_provenance(parts, options).entry())
+        recorder.open_log(log, str(root / name))
     stack.callback(recorder.finish_quietly)
-    if config.layout == "log":
-        writer.append(_provenance(parts, options).entry())
     parts.status.recorder = recorder.report
 
 
@@ -54,26 +56,26 @@ def weights_of(detector: Detector, segmenter: Segmenter) -> dict[str, str]:
     """SHA-256 of the weights of each stage that has some."""
     stages = {"detector": detector, "segmenter": segmenter}
     return {
-        name: stage.weights_sha256() for name, stage in stages.items() if isinstance(stage, Weighted)
+        name: stage.weights_sha256()
+        for name, stage in stages.items()
+        if isinstance(stage, Weighted)
     }
 
 
-def _writer(config: RecorderConfig, manifest: Manifest, root: Path) -> tuple[Writer, Path]:
+def _space(config: RecorderConfig) -> SpaceLimits:
     least = config.min_free_bytes
-    space = SpaceLimits(least, least + least // 2, config.quota_bytes)
-    if config.layout == "npy":
-        name = manifest.session_id
-        return create_npy(root, manifest, NpyOptions(space=space)), root / "predictions" / name
+    return SpaceLimits(least, least + least // 2, config.quota_bytes)
+
+
+def _log_options(config: RecorderConfig) -> LogOptions:
     hours = config.retention_h
-    keep = Keep(config.retention_bytes, None if hours is None else hours * 3600)
-    options = LogOptions(
+    return LogOptions(
         segment_bytes=config.segment_bytes,
         segment_s=config.segment_s,
         compress=config.zstd,
-        space=space,
-        keep=keep,
+        space=_space(config),
+        keep=Keep(config.retention_bytes, None if hours is None else hours * 3600),
     )
-    return create_log(root, manifest, options), root / manifest.session_id
 
 
 def _manifest(parts: Assembly, config: RecorderConfig, session: str) -> Manifest:

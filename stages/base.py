@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
+    from stages.choices import Choices
     from stages.key_frames import Switch
     from stages.prompting import Prompt, Ticket
-    from stages.choices import Choices
     from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.packets import HostPacket, PacketInfo
 from stages.recorder.choice_fields import to_fields
 from stages.recorder.config import RecorderConfig
 from stages.recorder.looked import Looked
-from stages.recording.entries import Detected, Logits, Masks, Packet, Picture
+from stages.recording.entries import (
+    Detected,
+    Logits,
+    Masks,
+    Packet,
+    Picture,
+    State,
+    VideoLogits,
+)
 from stages.recording.entry import Entry, Json, Stamp
+from stages.recording.manifest import Interpolation
 
-_BESIDE_BYTES = 2048
+ABOUT: Final = "frame"
+"""The state whose entry tells of a frame what is needed to run it again."""
+ROWS: Final = ("row_boxes_xyxy", "row_scores", "row_class_ids", "row_valid")
+"""Arrays of `Detections`, padding included: what is not valid takes part in nothing, but has its
+place in every shape."""
+_BESIDE_BYTES: Final = 2048
 """What JSON and small arrays of a frame take."""
 
 
@@ -44,11 +60,10 @@ class Bundle:
         return arrays + pixels + sum(map(len, self.messages)) + _BESIDE_BYTES
 
     def entries(self, config: RecorderConfig) -> Iterator[Entry]:
-        """In the order in which they are written."""
+        """In the order in which they are written to a log."""
         packet, stamp, what = self.packet, self.stamp, config.record
         window = packet.info.window
-        if config.layout == "log":
-            yield self._about("prompts" in what)
+        yield self._about("prompts" in what)
         if self.looked is not None:
             yield from self._seen(self.looked)
         if "logits" in what and packet.logits is not None:
@@ -57,6 +72,15 @@ class Bundle:
             yield Masks(stamp, packet.object_ids, packet.masks, window).entry()
         for message in self.messages:
             yield Packet(stamp, message).entry()
+
+    def video_logits(self) -> Iterator[VideoLogits]:
+        """The same for the `npy` layout; imports torch."""
+        from stages.recording.video_logits import video_logits
+
+        packet = self.packet
+        if packet.logits is not None:
+            low = Logits(self.stamp, packet.object_ids, packet.logits, packet.info.window)
+            yield video_logits(low, Interpolation())
 
     def _about(self, with_choice: bool) -> Entry:
         """What is needed to run the frame again, beside its pixels and detections."""
@@ -68,10 +92,10 @@ class Bundle:
             "pose": None if info.pose is None else [float(value) for value in info.pose.ravel()],
             "choice": None,
         }
-        if looked is None or looked.choice is None or not with_choice:
-            return Entry("choice", self.stamp, fields)
-        fields["choice"], masks = to_fields(looked.choice)
-        return Entry("choice", self.stamp, fields, masks)
+        masks: dict[str, NDArray[Any]] = {}
+        if looked is not None and looked.choice is not None and with_choice:
+            fields["choice"], masks = to_fields(looked.choice)
+        return replace(State(ABOUT, fields, self.stamp).entry(), arrays=masks)
 
     def _seen(self, looked: Looked) -> Iterator[Entry]:
         looked.await_copy()
@@ -79,9 +103,15 @@ class Bundle:
         if picture is not None:
             yield Picture(self.stamp, picture, self.packet.info.window).entry()
         if looked.boxes is not None:
-            boxes, scores, class_ids, valid = (np.asarray(part.numpy()) for part in looked.boxes)
-            computed = looked.detections.computed
-            yield Detected(self.stamp, boxes, scores, class_ids, computed, valid).entry()
+            rows = [np.asarray(part.numpy()) for part in looked.boxes]
+            valid = rows[3]
+            found = Detected(
+                self.stamp,
+                *(column[valid] for column in rows[:3]),
+                computed=looked.detections.computed,
+            ).entry()
+            every = dict(zip(ROWS, rows, strict=True))
+            yield replace(found, arrays={**found.arrays, **every})
 
 
 def stamp_of(info: PacketInfo) -> Stamp:

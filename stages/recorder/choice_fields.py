@@ -8,10 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.choices import Applied, Choice
 from stages.prompting import Action, Prompt
 from stages.recording.entry import Json
 from stages.recording.fields import Fields
-from stages.choices import Applied, Choice
 from stages.segmenters.occupancy import Permit
 
 

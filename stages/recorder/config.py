@@ -57,7 +57,8 @@ class RecorderConfig(Section):
     def _fits_together(self) -> Self:
         if self.layout == "npy" and (self.record != ("logits",) or self.dtype != "float32"):
             raise PydanticCustomError(
-                "npy", "record, dtype: layout npy holds logits as float32, expected record: [logits]"
+                "npy",
+                "record, dtype: layout npy holds logits as float32, expected record: [logits]",
             )
         if self.layout == "npy" and (self.retention_bytes or self.retention_h or self.zstd):
             raise PydanticCustomError(

@@ -5,43 +5,50 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from kpi.emit import emit
 from kpi.events import ErrorRaised, RecorderLoss, RecorderState
 from stages.recorder.bundle import Bundle
-from stages.recorder.config import RecorderConfig
 from stages.recorder.counts import Counts
 from stages.recorder.ring import Ring
-from stages.recording.entry import Entry, Stamp
+from stages.recording.entry import Stamp
 from stages.recording.ledger import WriterStatus
 
 NAME = "masks"
 """Of this recorder in events and metrics."""
 _WAIT_S = 0.2
 _SLICE_S = 0.05
+Part = TypeVar("Part")
+"""What a writer writes: `Entry` to a log, `VideoLogits` as npy."""
+_Taken = TypeVar("_Taken", contravariant=True)
 
 
-class Writer(Protocol):
+class Writer(Protocol[_Taken]):
     """What writes entries; see `stages.recording.log_writer.LogWriter`."""
 
     @property
     def status(self) -> WriterStatus: ...
-    def append(self, entry: Entry) -> int | None: ...
+    def append(self, part: _Taken, /) -> int | None: ...
     def drop(self, reason: str, stamp: Stamp, count: int = 1) -> None: ...
     def poll(self) -> None: ...
     def close(self) -> WriterStatus: ...
 
 
-class Drain:
+class Drain(Generic[Part]):
     """Owns the writer once it has started. While the writer is paused frames wait in the ring, for
     as long as there is room."""
 
     def __init__(
-        self, writer: Writer, ring: Ring[Bundle], config: RecorderConfig, counts: Counts
+        self,
+        writer: Writer[Part],
+        parts: Callable[[Bundle], Iterator[Part]],
+        ring: Ring[Bundle],
+        counts: Counts,
     ) -> None:
-        self._writer, self._ring, self._config, self._counts = writer, ring, config, counts
+        """``parts``: what is written of a frame."""
+        self._writer, self._parts, self._ring, self._counts = writer, parts, ring, counts
         self._lost: deque[tuple[RecorderLoss, Stamp]] = deque()  # append and popleft are atomic
         self._told: str | None = None
         self._failed = False
@@ -123,11 +130,11 @@ class Drain:
         """All of a frame's entries or, from the first that is dropped on, none."""
         whole = True
         try:
-            for entry in bundle.entries(self._config):
+            for part in self._parts(bundle):
                 if whole:
-                    whole = self._writer.append(entry) is not None
+                    whole = self._writer.append(part) is not None
                 else:
-                    self._writer.drop("paused", entry.stamp)
+                    self._writer.drop("paused", bundle.stamp)
         except (ValueError, TypeError) as error:
             self._counts.drop("failed")
             self._writer.drop("failed", bundle.stamp)

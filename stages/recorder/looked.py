@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.choices import Choice
 from stages.copies import CopyCount
 from stages.exits import named_exit
 from stages.records import Detections, Frame
-from stages.choices import Choice
 
 _POLL_S = 0.001
 

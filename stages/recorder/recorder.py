@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from kpi.events import RecorderLoss
@@ -24,6 +25,8 @@ from stages.recorder.looked import Looks
 from stages.recorder.meter import RecorderMeter
 from stages.recorder.report import RecorderReport
 from stages.recorder.ring import Ring
+from stages.recording.entries import VideoLogits
+from stages.recording.entry import Entry
 from stages.wire_envelope import Kind
 
 _BLOCK_S: Final = 5.0
@@ -41,23 +44,28 @@ class Recorder:
     def __init__(self, config: RecorderConfig, *, masks: bool, logits: bool) -> None:
         """``masks``, ``logits``: what packets must carry for what is to be recorded."""
         self.config = config
-        self.looks = Looks(
-            pixels="frames" in config.record, boxes="detections" in config.record
-        )
+        self.looks = Looks(pixels="frames" in config.record, boxes="detections" in config.record)
         self.wants_masks, self.wants_logits = masks, logits
         self._wants = masks, logits
         self._counts = Counts()
         self._ring: Ring[Bundle] = Ring(config.ring_bytes)
         self._messages: list[bytes] = []
         self._meter = RecorderMeter(self._counts)
-        self._drain: Drain | None = None
+        self._drain: Drain[Entry] | Drain[VideoLogits] | None = None
         self._path = ""
         self._closed = threading.Event()
 
-    def open(self, writer: Writer, path: str) -> None:
+    def open_log(self, writer: Writer[Entry], path: str) -> None:
         """Record with ``writer``, made for ``path``."""
         self._path = path
-        self._drain = Drain(writer, self._ring, self.config, self._counts)
+        parts = partial(Bundle.entries, config=self.config)
+        self._drain = Drain(writer, parts, self._ring, self._counts)
+        self._drain.on_state = self._want
+
+    def open_npy(self, writer: Writer[VideoLogits], path: str) -> None:
+        """Likewise, as npy."""
+        self._path = path
+        self._drain = Drain(writer, Bundle.video_logits, self._ring, self._counts)
         self._drain.on_state = self._want
 
     def start(self) -> None:
@@ -126,7 +134,7 @@ class Recorder:
         )
 
     @property
-    def _opened(self) -> Drain:
+    def _opened(self) -> Drain[Entry] | Drain[VideoLogits]:
         if self._drain is None:
             raise RuntimeError("the recorder was not opened")
         return self._drain

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from kpi.emit import emit
 from kpi.events import ObjectRefused, PromptEnded
+from stages.choices import Choice, Choices
 from stages.packets import HostPacket, Identity
 from stages.records import Detections, Encoded, Frame, Tracks
-from stages.choices import Choice, Choices
 from stages.segmenters.execution import Execution
 from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket, within
