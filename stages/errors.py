@@ -36,6 +36,10 @@ class ControlError(MaskstreamError):
     """The control channel cannot be offered, or did not answer."""
 
 
+class RecordingError(MaskstreamError):
+    """A recording cannot be made, or cannot be read."""
+
+
 class GpuError(MaskstreamError):
     """The GPU's context is beyond repair; only a new process can use it again."""
 

@@ -1,0 +1,123 @@
+"""The files of the `npy` layout: each whole or not there, and an index of lines."""
+
+from __future__ import annotations
+
+import errno
+import io
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.recording.entries import Gap, State, VideoLogits
+from stages.recording.files import Files, is_gone, write_all, write_file
+from stages.recording.layout import Buffer, payload_crc
+from stages.recording.ledger import Clock
+from stages.recording.npy_names import INDEX, ids_name, logits_name
+from stages.recording.sealed_json import sealed
+
+
+class NpyStore:
+    """A `stages.recording.pausing.Store`."""
+
+    def __init__(
+        self, files: Files, folder_fd: int, sync_s: float, sync_bytes: int, clock: Clock
+    ) -> None:
+        self._files = files
+        self._folder_fd = folder_fd
+        self._sync_s, self._sync_bytes = sync_s, sync_bytes
+        self._clock = clock
+        self._index: int | None = None
+        self._index_bytes = 0
+        self._lines = 0
+        self._unsynced: dict[str, int] = {}
+        self._synced_at, self._synced_lines = clock.monotonic(), 0
+        self.nbytes = 0
+
+    def ensure_open(self) -> None:
+        if self._index is None:
+            self._index = self._files.append_to(INDEX, self._folder_fd)
+            self._index_bytes = self._files.size(self._index)
+
+    def append(self, frame: VideoLogits) -> int:
+        """Write both files of a frame, then its line; the line's number."""
+        at = frame.stamp
+        logits, ids = _npy(frame.values), _npy(frame.object_ids)
+        # The ids first: a reader looks for logits, and takes them where their ids are.
+        self._replace(ids_name(at.frame_id), ids)
+        self._replace(logits_name(at.frame_id), logits)
+        told = {
+            "kind": "frame",
+            **asdict(at),
+            "shape": list(frame.values.shape),
+            "logits_crc32c": payload_crc(logits),
+            "ids_crc32c": payload_crc(ids),
+        }
+        return self._put(told)
+
+    def put_gap(self, gap: Gap) -> None:
+        self._put({"kind": "gap", **gap.fields()})
+
+    def sync_if_due(self) -> None:
+        late = self._clock.monotonic() - self._synced_at >= self._sync_s
+        if late or sum(self._unsynced.values()) >= self._sync_bytes:
+            self._sync()
+
+    def tend(self) -> None:
+        self.sync_if_due()
+
+    def end(self, state: State) -> None:
+        self._put({"kind": "state", "state": state.state, **state.told})
+        self._sync()
+
+    def suspend(self) -> int | None:
+        return self._synced_lines if self._synced_lines < self._lines else None
+
+    def close(self) -> None:
+        if self._index is not None:
+            with suppress(OSError):
+                self._files.close(self._index)
+            self._index = None
+
+    def _replace(self, name: str, buffers: list[Buffer]) -> None:
+        write_file(self._files, name, self._folder_fd, buffers, sync=False)
+        size = sum(len(buffer) for buffer in buffers)
+        self._unsynced[name] = size
+        self.nbytes += size
+
+    def _put(self, told: dict[str, Any]) -> int:
+        if self._index is None:
+            raise OSError(errno.EBADF, "the index is not open")
+        line = sealed(told)
+        try:
+            write_all(self._files, self._index, [line])
+        except BaseException:  # an interrupt must not leave half a line either
+            with suppress(OSError):
+                self._files.truncate(self._index, self._index_bytes)
+            raise
+        self._index_bytes += len(line)
+        self.nbytes += len(line)
+        self._lines += 1
+        return self._lines - 1
+
+    def _sync(self) -> None:
+        """Each file that was replaced since the last time, the index, and the folder's names."""
+        if self._index is None or is_gone(self._index):
+            self.close()
+            raise FileNotFoundError(errno.ENOENT, "the index was deleted")
+        for name in list(self._unsynced):
+            self._files.sync_named(name, self._folder_fd)
+            del self._unsynced[name]
+        self._files.sync(self._index)
+        self._files.sync(self._folder_fd)
+        self._synced_at, self._synced_lines = self._clock.monotonic(), self._lines
+
+
+def _npy(array: NDArray[Any]) -> list[Buffer]:
+    """A .npy file of version 1.0."""
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    return [head.getvalue(), array.reshape(-1).view(np.uint8).data]
