@@ -156,7 +156,7 @@ class RunConfig(Section):
         if recorder is not None and self.results is None and "packets" in recorder.record:
             raise PydanticCustomError(
                 "packets",
-                "recorder.record: got packets, expected none: results is null, nothing is published",
+                "recorder.record: got packets, expected none: results is null",
             )
         if self.pictures is not None and self.results is None:
             raise PydanticCustomError(

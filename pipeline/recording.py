@@ -17,6 +17,7 @@ from stages.recording.log_writer import LogOptions
 from stages.recording.manifest import Manifest
 from stages.recording.npy_writer import NpyOptions
 from stages.recording.retention import Keep
+from stages.recording.segment_chain import SegmentOptions
 from stages.recording.space import SpaceLimits
 from stages.recording.writing import create_log, create_npy
 
@@ -70,11 +71,13 @@ def _space(config: RecorderConfig) -> SpaceLimits:
 def _log_options(config: RecorderConfig) -> LogOptions:
     hours = config.retention_h
     return LogOptions(
-        segment_bytes=config.segment_bytes,
-        segment_s=config.segment_s,
-        compress=config.zstd,
+        SegmentOptions(
+            nbytes=config.segment_bytes,
+            seconds=config.segment_s,
+            keep=Keep(config.retention_bytes, None if hours is None else hours * 3600),
+        ),
         space=_space(config),
-        keep=Keep(config.retention_bytes, None if hours is None else hours * 3600),
+        compress=config.zstd,
     )
 
 

@@ -20,6 +20,7 @@ class Replayed:
     message: bytes
     seq: int
     epoch: int
+    run: int
     published_ns: int
     """The recorded run's monotonic clock."""
 
@@ -38,4 +39,6 @@ def replayed(message: bytes | memoryview) -> Replayed | None:
     told = {name: value for name, value in header.items() if name != FIELD}
     told |= {"stale": True, "replay": True}
     source_id = topic.partition(b"/")[2].decode("ascii")
-    return Replayed(envelope("result", source_id, told, [payload]), seq, epoch, published_ns)
+    run = 0 if fields.absent("run") else fields.integer("run", 0)
+    sent = envelope("result", source_id, told, [payload])
+    return Replayed(sent, seq, epoch, run, published_ns)

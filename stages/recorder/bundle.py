@@ -107,7 +107,9 @@ class Bundle:
             valid = rows[3]
             found = Detected(
                 self.stamp,
-                *(column[valid] for column in rows[:3]),
+                boxes_xyxy=rows[0][valid],
+                scores=rows[1][valid],
+                class_ids=rows[2][valid],
                 computed=looked.detections.computed,
             ).entry()
             every = dict(zip(ROWS, rows, strict=True))

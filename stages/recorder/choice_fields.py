@@ -57,7 +57,7 @@ def _prompt(each: Applied) -> dict[str, Json]:
         "configured": each.configured,
         "object_id": prompt.object_id,
         "box": None if prompt.box is None else [float(value) for value in prompt.box],
-        "points": [[float(x), float(y)] for x, y in prompt.points],
+        "points": [float(value) for point in prompt.points for value in point],
         "labels": [int(label) for label in prompt.labels],
         "text": prompt.text,
         "class_id": int(prompt.class_id),
@@ -66,8 +66,10 @@ def _prompt(each: Applied) -> dict[str, Json]:
 
 def _applied(told: Fields, mask: NDArray[Any] | None) -> Applied:
     box = None if told.absent("box") else told.numbers("box", 4)
-    points = tuple(told.pairs("points"))
-    labels = told.integers("labels", len(points))
+    count = len(told.items("labels"))
+    flat = told.numbers("points", 2 * count)
+    points = tuple(zip(flat[::2], flat[1::2], strict=True))
+    labels = told.integers("labels", count)
     object_id = None if told.absent("object_id") else told.integer("object_id")
     prompt = Prompt(
         cast(Action, told.text("action")),

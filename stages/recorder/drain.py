@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Generic, Protocol, TypeVar
 
 from kpi.emit import emit
-from kpi.events import ErrorRaised, RecorderLoss, RecorderState
+from kpi.events import ErrorRaised, RecorderLoss, RecorderState, RecorderStateName
 from stages.recorder.bundle import Bundle
 from stages.recorder.counts import Counts
 from stages.recorder.ring import Ring
 from stages.recording.entry import Stamp
-from stages.recording.ledger import WriterStatus
+from stages.recording.ledger import WriterState, WriterStatus
 
 NAME = "masks"
 """Of this recorder in events and metrics."""
 _WAIT_S = 0.2
 _SLICE_S = 0.05
+_SAYS: Final[Mapping[WriterState, RecorderStateName]] = {
+    "recording": "recording",
+    "paused": "paused",
+    "closed": "stopped",
+}
 Part = TypeVar("Part")
 """What a writer writes: `Entry` to a log, `VideoLogits` as npy."""
 _Taken = TypeVar("_Taken", contravariant=True)
@@ -162,5 +167,4 @@ class Drain(Generic[Part]):
             return
         self._told = state
         self.on_state(state == "recording")
-        named = {"recording": "recording", "paused": "paused", "closed": "stopped"}[state]
-        emit(RecorderState(NAME, named, self.status.reason, self._counts.lost))
+        emit(RecorderState(NAME, _SAYS[state], self.status.reason, self._counts.lost))

@@ -99,7 +99,7 @@ class Looks:
         rgb = detections.frame.rgb
         found = detections.boxes_xyxy, detections.scores, detections.class_ids, detections.valid
         pixels = rgb if self._pixels and self.wanted else None
-        boxes = found if self._boxes and self.wanted else None
+        boxes: tuple[Tensor, ...] | None = found if self._boxes and self.wanted else None
         if pixels is None and boxes is None:
             return Looked(detections, None, None, None)
         if not rgb.is_cuda:

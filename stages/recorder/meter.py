@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Final
 
 from kpi.emit import emit
-from kpi.events import RecorderFrames
+from kpi.events import RecorderFrames, RecorderLoss
 from stages.recorder.counts import Counts
 
 _EVERY_S: Final = 1.0
@@ -19,7 +19,7 @@ class RecorderMeter:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
         self._told = (0, 0, 0)
-        self._dropped: Counter[str] = Counter()
+        self._dropped: Counter[RecorderLoss] = Counter()
         self._due = 0.0
 
     def tell_where_due(self, written_bytes: int) -> None:

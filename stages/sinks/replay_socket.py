@@ -18,6 +18,7 @@ _STATE_EVERY_S: Final = 1.0
 _POLL_MS: Final = 50
 _LAST_STATE_AGAIN_S: Final = (0.0, 0.02, 0.08, 0.2)
 _LINGER_MS: Final = 500
+_AGAIN_S: Final = 0.001
 _MAX_INBOUND_BYTES: Final = 1024
 
 
@@ -31,15 +32,16 @@ class ReplaySocket:
         source_id: str,
         class_names: Sequence[str],
         *,
+        run: int,
         hwm: int,
         patience_s: float,
     ) -> None:
-        """Bind. ``hwm``: messages kept for a slow subscriber. ``patience_s``: how long a message
-        waits for the slowest of them before it is lost to that one; 0: not at all. Raises
-        `ConfigError` or `BindError`."""
+        """Bind. ``run``: of the recorded publisher. ``hwm``: messages kept for a slow subscriber.
+        ``patience_s``: how long a message waits for the slowest of them before it is lost to that
+        one; 0: not at all. Raises `ConfigError` or `BindError`."""
         self._source_id, self._class_names = source_id, tuple(class_names)
         self._patience_s = patience_s
-        self._epoch, self._last_seq = 0, -1
+        self._epoch, self._last_seq, self._run = 0, -1, run
         self._state_due = 0.0
         self._context = zmq.Context()
         options = {
@@ -75,7 +77,7 @@ class ReplaySocket:
 
     def send(self, item: Replayed) -> None:
         """Send one result."""
-        self._epoch, self._last_seq = item.epoch, item.seq
+        self._epoch, self._last_seq, self._run = item.epoch, item.seq, item.run
         self._send_patiently(item.message)
 
     def close(self) -> None:
@@ -94,9 +96,11 @@ class ReplaySocket:
         try:
             while time.monotonic() < deadline:
                 try:
-                    return self._socket.send(message, zmq.NOBLOCK) and None
+                    self._socket.send(message, zmq.NOBLOCK)
                 except zmq.Again:
-                    self.wait(time.monotonic() + 0.001)
+                    self.wait(time.monotonic() + _AGAIN_S)
+                else:
+                    return
         finally:
             self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         self._socket.send(message, zmq.NOBLOCK)
@@ -105,6 +109,8 @@ class ReplaySocket:
         self._state_due = time.monotonic() + _STATE_EVERY_S
         last_seq = self._last_seq if self._last_seq >= 0 else None
         self._socket.send(
-            encode_state(self._source_id, self._epoch, state, last_seq, self._class_names),
+            encode_state(
+                self._source_id, self._epoch, state, last_seq, self._class_names, run=self._run
+            ),
             zmq.NOBLOCK,
         )
