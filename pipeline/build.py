@@ -48,12 +48,16 @@ SOURCES: Registry[Source] = Registry(
         "openigtlink": Member(
             "stages.sources.openigtlink", "OpenIGTLinkConfig", "OpenIGTLinkSource"
         ),
+        "recorded": Member("stages.sources.recorded", "RecordedConfig", "RecordedSource"),
     }
 )
 DETECTORS: Registry[Detector] = Registry(
     {
         "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
+        "recorded": Member(
+            "stages.detectors.recorded", "RecordedDetectorConfig", "RecordedDetector"
+        ),
     }
 )
 SEGMENTERS: Registry[Segmenter] = Registry(

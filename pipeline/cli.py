@@ -14,6 +14,7 @@ from pipeline.control_commands import app as control_app
 from pipeline.keys_commands import OwnKey, ServerKey
 from pipeline.keys_commands import app as keys_app
 from pipeline.kpi_commands import app as kpi_app
+from pipeline.replay_commands import replay, rerun
 from pipeline.source_commands import app as sources_app
 from stages.errors import MaskstreamError
 
@@ -31,6 +32,8 @@ app.add_typer(kpi_app, name="kpi")
 app.add_typer(sources_app, name="sources")
 app.add_typer(keys_app, name="keys")
 app.add_typer(control_app, name="control")
+app.command()(replay)
+app.command()(rerun)
 
 
 @app.command()

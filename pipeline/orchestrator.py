@@ -135,7 +135,7 @@ class Orchestrator:
 
     def _run(self, grab: Grab, stop: threading.Event) -> None:
         if grab.device.type == "cuda":
-            with _one_compute_stream(grab.device):
+            with one_compute_stream(grab.device):
                 self._finish_all(self._looked(grab, stop, self._chain.wait_slot), stop)
             return
         ahead = Ahead(self._looked(grab, stop, _no_wait))
@@ -263,7 +263,8 @@ def warm_up(
 
 
 @contextmanager
-def _one_compute_stream(device: torch.device) -> Iterator[None]:
+def one_compute_stream(device: torch.device) -> Iterator[None]:
+    """The frame loop's stream, current inside the block."""
     if device.type != "cuda":
         yield
         return

@@ -105,6 +105,7 @@ def _provenance(parts: Assembly, options: RunOptions) -> Provenance:
         device=str(parts.device),
         threads=torch.get_num_threads(),
         audited_frames=None if options.audit else run.audited_frames,
+        detector_classes=parts.detector.class_names,
         weights=weights_of(parts.detector, parts.segmenter),
         versions=versions(),
     )

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stages.key_frames import KeyFrames
 from stages.prompting import Prompt
-from stages.records import Frame
 from stages.segmenters.occupancy import Occupancy, Permit
+
+if TYPE_CHECKING:  # who reads choices needs no torch
+    from stages.records import Frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +44,9 @@ class Choice:
     """In order."""
 
 
-Script = Callable[[Frame], Choice | None]
+Script = Callable[["Frame"], Choice | None]
 """What is to be chosen for a frame; None: what the host knows decides."""
-Journal = Callable[[Frame, Choice], None]
+Journal = Callable[["Frame", Choice], None]
 """Told what was chosen for each frame, by the frame loop."""
 
 

@@ -13,6 +13,7 @@ from stages.packets import HostPacket, PacketInfo
 from stages.recorder.choice_fields import to_fields
 from stages.recorder.config import RecorderConfig
 from stages.recorder.looked import Looked
+from stages.recorder.names import ABOUT, ROWS
 from stages.recording.entries import (
     Detected,
     Logits,
@@ -25,11 +26,6 @@ from stages.recording.entries import (
 from stages.recording.entry import Entry, Json, Stamp
 from stages.recording.manifest import Interpolation
 
-ABOUT: Final = "frame"
-"""The state whose entry tells of a frame what is needed to run it again."""
-ROWS: Final = ("row_boxes_xyxy", "row_scores", "row_class_ids", "row_valid")
-"""Arrays of `Detections`, padding included: what is not valid takes part in nothing, but has its
-place in every shape."""
 _BESIDE_BYTES: Final = 2048
 """What JSON and small arrays of a frame take."""
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
+from stages.recorder.names import RUN
 from stages.recording.entries import State, Stored
 from stages.recording.entry import Entry, Json
 from stages.recording.fields import Fields
-
-STATE: Final = "run"
-"""Of the entry that holds it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,6 +22,7 @@ class Provenance:
     """That an operation had: more of them may round in another order."""
     audited_frames: int | None
     """The first so many ran under the residency guard, which takes operations apart; None: all."""
+    detector_classes: tuple[str, ...]
     weights: Mapping[str, str]
     """SHA-256 by stage."""
     versions: Mapping[str, str]
@@ -35,10 +33,11 @@ class Provenance:
             "device": self.device,
             "threads": self.threads,
             "audited_frames": self.audited_frames,
+            "detector_classes": list(self.detector_classes),
             "weights": self.weights,
             "versions": self.versions,
         }
-        return State(STATE, told).entry()
+        return State(RUN, told).entry()
 
     @classmethod
     def of(cls, record: Stored) -> Provenance:
@@ -50,6 +49,7 @@ class Provenance:
             told.text("device"),
             told.integer("threads"),
             audited,
+            told.texts("detector_classes"),
             {name: str(value) for name, value in told.mapping("weights").items()},
             {name: str(value) for name, value in told.mapping("versions").items()},
         )
