@@ -20,9 +20,9 @@ from stages.recording.layout import (
     MAX_PAYLOAD_BYTES,
     Buffer,
     Head,
+    joint_crc,
     pack_head,
     padded,
-    payload_crc,
 )
 
 DTYPES: Final = ("|u1", "|i1", "|b1", "<i4", "<i8", "<f2", "<f4", "<f8")
@@ -53,7 +53,7 @@ class Body:
         head = Head(
             entry.kind, self.codec, entry.stamp, segment, *lengths, seq, written_unix_ns, self.crc
         )
-        return head, [pack_head(head, self.json_padded), self.json_padded, *self.payload]
+        return head, [pack_head(head), self.json_padded, *self.payload]
 
 
 def encode(entry: Entry, compress: bool = False) -> Body:
@@ -81,7 +81,7 @@ def encode(entry: Entry, compress: bool = False) -> Body:
     if raw_bytes > MAX_PAYLOAD_BYTES:
         raise ValueError(f"{raw_bytes} bytes of arrays, expected at most {MAX_PAYLOAD_BYTES}")
     text = _json({"fields": entry.fields, "arrays": named})
-    return Body(entry, text, buffers, at, raw_bytes, codec, payload_crc(buffers))
+    return Body(entry, text, buffers, at, raw_bytes, codec, joint_crc([text, *buffers]))
 
 
 def parse_json(raw: bytes, where: str) -> dict[str, Json]:

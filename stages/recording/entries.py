@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -222,10 +222,9 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What happened to the recording itself, or to its source."""
+    """What became of the source, in the caller's words."""
 
     state: str
-    """`retired`: segments were deleted; `closed`: its end; others are the caller's."""
     told: Mapping[str, Json] = field(default_factory=dict)
     stamp: Stamp = NO_FRAME
 
@@ -235,6 +234,18 @@ class State:
     @classmethod
     def of(cls, record: Stored) -> State:
         return cls(record.fields.text("state"), record.fields.mapping("told"), record.stamp)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What a writer notes about the recording itself."""
+
+    what: Literal["retired", "reopened", "closed"]
+    """`retired`: segments up to `through` are deleted; `closed`: it ends here, with its counts."""
+    told: Mapping[str, int]
+
+    def entry(self) -> Entry:
+        return Entry("book", NO_FRAME, {"what": self.what, **self.told})
 
 
 def _int64(ids: NDArray[Any]) -> NDArray[np.int64]:

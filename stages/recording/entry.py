@@ -12,14 +12,24 @@ from typing import Any, Final, Literal
 from numpy.typing import NDArray
 
 Kind = Literal[
-    "meta", "logits", "masks", "packet", "prompt", "detections", "frame", "gap", "state", "index"
+    "meta",
+    "logits",
+    "masks",
+    "packet",
+    "prompt",
+    "detections",
+    "frame",
+    "state",
+    "gap",
+    "book",
+    "index",
 ]
 KINDS: Final[tuple[Kind, ...]] = (
-    *("meta", "logits", "masks", "packet", "prompt"),
-    *("detections", "frame", "gap", "state", "index"),
+    *("meta", "logits", "masks", "packet", "prompt", "detections", "frame", "state"),
+    *("gap", "book", "index"),
 )
 """A kind's place is its number in a file: new ones go to the end."""
-OWN_KINDS: Final[frozenset[Kind]] = frozenset({"meta", "gap", "state", "index"})
+OWN_KINDS: Final[frozenset[Kind]] = frozenset({"meta", "gap", "book", "index"})
 """What a writer adds by itself; not counted as offered."""
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]

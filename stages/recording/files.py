@@ -99,13 +99,23 @@ def write_all(files: Files, fd: int, buffers: Sequence[Buffer]) -> int:
     return total
 
 
-def write_file(
-    files: Files, name: str, folder_fd: int, buffers: Sequence[Buffer], sync: bool
-) -> None:
-    """Write a whole file under a name that shows it only when it is whole."""
+def write_file(files: Files, name: str, folder_fd: int, buffers: Sequence[Buffer]) -> None:
+    """Write a whole file, synced, under a name that shows it only when it is whole."""
+    temporary = write_temporary(files, name, folder_fd, buffers, sync=True)
+    try:
+        files.replace(temporary, name, folder_fd)
+    except OSError:
+        discard(files, temporary, folder_fd)
+        raise
+
+
+def write_temporary(
+    files: Files, name: str, folder_fd: int, buffers: Sequence[Buffer], sync: bool = False
+) -> str:
+    """Write what is to replace the file ``name``; the name under which it waits. Leaves nothing
+    where it raises `OSError`."""
     temporary = f".{name}.tmp"
-    with suppress(FileNotFoundError):  # of a process that was killed
-        files.remove(temporary, folder_fd)
+    discard(files, temporary, folder_fd)  # of a process that was killed
     fd = files.create(temporary, folder_fd)
     try:
         try:
@@ -114,11 +124,16 @@ def write_file(
                 files.sync(fd)
         finally:
             files.close(fd)
-        files.replace(temporary, name, folder_fd)
     except OSError:
-        with suppress(OSError):
-            files.remove(temporary, folder_fd)
+        discard(files, temporary, folder_fd)
         raise
+    return temporary
+
+
+def discard(files: Files, name: str, folder_fd: int) -> None:
+    """Remove a file, if that can be done."""
+    with suppress(OSError):
+        files.remove(name, folder_fd)
 
 
 def is_gone(fd: int) -> bool:

@@ -4,8 +4,9 @@
     record  = head (80 bytes)  JSON, padded with spaces  payload, padded with zeros
 
 JSON and payload end at a multiple of 8 bytes, so that arrays in a mapped file lie aligned. Every
-byte belongs to a CRC-32C (Castagnoli; RFC 3720): of the segment's header, of a record's head with
-its JSON, of its payload with the zeros behind it, of the footer.
+byte belongs to a CRC-32C (Castagnoli; RFC 3720): of the segment's header, of a record's head, of
+its body (all behind the head), of the footer. So a record whose head is whole and whose body goes
+beyond the end of the file was cut off, for certain.
 """
 
 from __future__ import annotations
@@ -79,16 +80,17 @@ class Head:
     """Of the payload once it is decompressed."""
     seq: int
     written_unix_ns: int
-    payload_crc: int
+    body_crc: int
 
     @property
-    def padded_payload(self) -> int:
-        return padded(self.payload_bytes)
+    def body_bytes(self) -> int:
+        """Of JSON and payload, both padded."""
+        return self.json_bytes + padded(self.payload_bytes)
 
     @property
     def nbytes(self) -> int:
         """Of the whole record."""
-        return HEAD_BYTES + self.json_bytes + self.padded_payload
+        return HEAD_BYTES + self.body_bytes
 
 
 def padded(nbytes: int) -> int:
@@ -116,8 +118,7 @@ def read_segment_head(raw: bytes) -> SegmentHead | None:
     return SegmentHead(number, recording, first_seq, created)
 
 
-def pack_head(head: Head, json_padded: bytes) -> bytes:
-    """The head of a record with this JSON, already padded."""
+def pack_head(head: Head) -> bytes:
     stamp = head.stamp
     raw = _HEAD.pack(
         RECORD_MAGIC,
@@ -134,39 +135,23 @@ def pack_head(head: Head, json_padded: bytes) -> bytes:
         stamp.captured_ns,
         stamp.captured_unix_ns,
         head.written_unix_ns,
-        head.payload_crc,
+        head.body_crc,
         0,
     )
-    crc = crc32c(json_padded, crc32c(raw[:-4]))
-    return raw[:-4] + crc.to_bytes(4, "little")
+    return _sealed(raw)
 
 
 def read_head(raw: bytes) -> Head | None:
-    """A record's head, before its CRC has been looked at (`is_whole_head`); None where the bytes
-    cannot be one, so that no length is trusted further than these limits."""
-    if len(raw) < HEAD_BYTES:
+    """None where these are not the 80 bytes of a record's head, as they were written."""
+    if len(raw) != HEAD_BYTES or not raw.startswith(RECORD_MAGIC) or not _is_sealed(raw):
         return None
-    magic, kind, codec, pass_index, segment, *rest = _HEAD.unpack_from(raw)
-    json_bytes, payload, raw_bytes, seq, epoch, frame, captured, unix, written, crc, _ = rest
-    fits = (
-        magic == RECORD_MAGIC
-        and kind < len(KINDS)
-        and codec < len(CODECS)
-        and json_bytes <= MAX_JSON_BYTES
-        and json_bytes % ALIGN == 0
-        and max(payload, raw_bytes) <= MAX_PAYLOAD_BYTES
-    )
-    if not fits:
+    _, kind, codec, pass_index, segment, *lengths, _ = _HEAD.unpack(raw)
+    json_bytes, payload, raw_bytes, seq, epoch, frame, captured, unix, written, crc = lengths
+    if kind >= len(KINDS) or codec >= len(CODECS):  # of a newer version
         return None
     stamp = Stamp(epoch, frame, captured, unix, pass_index)
-    lengths = (json_bytes, payload, raw_bytes)
-    return Head(KINDS[kind], codec, stamp, segment, *lengths, seq, written, crc)
-
-
-def is_whole_head(raw: bytes, json_padded: bytes) -> bool:
-    """Whether a head (80 bytes) and its JSON are those that were written."""
-    crc = crc32c(json_padded, crc32c(raw[: HEAD_BYTES - 4]))
-    return crc.to_bytes(4, "little") == raw[HEAD_BYTES - 4 : HEAD_BYTES]
+    sizes = (json_bytes, payload, raw_bytes)
+    return Head(KINDS[kind], codec, stamp, segment, *sizes, seq, written, crc)
 
 
 def pack_footer(index_offset: int, records: int) -> bytes:
@@ -181,7 +166,7 @@ def read_footer(raw: bytes) -> tuple[int, int] | None:
     return (offset, records) if magic == FOOTER_MAGIC else None
 
 
-def payload_crc(buffers: Iterable[Buffer]) -> int:
+def joint_crc(buffers: Iterable[Buffer]) -> int:
     """CRC-32C of buffers one after another."""
     crc = 0
     for buffer in buffers:

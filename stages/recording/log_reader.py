@@ -18,6 +18,7 @@ from stages.recording.entry import KINDS, Kind
 from stages.recording.frame_index import FrameIndex
 from stages.recording.layout import segment_name
 from stages.recording.manifest import Manifest
+from stages.recording.retention import Finished, LogStart
 from stages.recording.segment_reader import SegmentFile, Table
 from stages.recording.stored import StoredRecord
 
@@ -95,6 +96,17 @@ class LogRecording:
     def gaps(self) -> tuple[Gap, ...]:
         """What was offered and not written, in the order in which it was told."""
         return tuple(Gap.of(record.fields) for record in self.records("gap"))
+
+    def end(self) -> LogStart:
+        """Where a writer goes on."""
+        finished = tuple(
+            Finished(number, found.st_size, found.st_mtime_ns)
+            for number in self.numbers
+            for found in [(self.path / segment_name(number)).stat()]
+        )
+        number = self.numbers[-1] + 1 if self.numbers else 0
+        seq = max((table.next_seq for table in self.tables.values()), default=0)
+        return LogStart(seq, number, finished)
 
     def segment(self, number: int) -> SegmentFile:
         """An open segment of this recording."""

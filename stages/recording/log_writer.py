@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stages.recording.encode import encode
-from stages.recording.entry import Entry, Stamp
+from stages.recording.entry import OWN_KINDS, Entry, Stamp
 from stages.recording.files import Files, OsFiles
 from stages.recording.folder import RecordingFolder
 from stages.recording.ledger import Clock, WriterStatus
 from stages.recording.manifest import Manifest, render
 from stages.recording.pausing import PausingWriter
-from stages.recording.segment_chain import LogStart, SegmentChain, SegmentOptions
+from stages.recording.retention import LogStart
+from stages.recording.segment_chain import SegmentChain, SegmentOptions
 from stages.recording.space import Space, SpaceLimits
 
 
@@ -72,6 +73,8 @@ class LogWriter:
         Raises `ValueError` or `TypeError`, and counts nothing, for an entry that no recording can
         hold, and where this one is closed.
         """
+        if entry.kind in OWN_KINDS:
+            raise ValueError(f"an entry of kind {entry.kind} is the writer's own")
         body = encode(entry, self._compress)
         return self._writer.offer(entry.stamp, body.nbytes, lambda: self._chain.append(body))
 

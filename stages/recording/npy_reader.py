@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import mmap
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
@@ -20,12 +16,9 @@ from stages.recording.entries import Gap, VideoLogits
 from stages.recording.entry import Stamp
 from stages.recording.fields import Fields
 from stages.recording.frame_index import FrameIndex
+from stages.recording.npy_file import read_npy
 from stages.recording.npy_names import INDEX, frame_of, ids_name, logits_name
 from stages.recording.sealed_json import unsealed
-
-_MAX_HEADER: Final = 10_000
-"""Bytes of text that numpy itself takes for a header."""
-_KINDS: Final = frozenset({"f2", "f4", "f8", "i4", "i8", "u1", "i1", "b1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +38,11 @@ class NpyRecording:
         self.flaws: tuple[str, ...] = ()
         names = [entry.name for entry in path.iterdir()]
         self.manifest = self._read_manifest(names)
-        self.indexed: Mapping[int, IndexedFrame] = {}
+        self.indexed: Mapping[int, tuple[IndexedFrame, ...]] = {}
+        """By frame: its lines of the index, in the order in which they were written."""
+        self.closed = False
+        self.torn_bytes = 0
+        self.last_indexed: int | None = None
         self._gaps: tuple[Gap, ...] = ()
         if INDEX in names:
             self._read_index()
@@ -87,14 +84,14 @@ class NpyRecording:
                 f"{ids.shape}, expected (n, 1, H, W) and (n,)"
             )
         told = self.indexed.get(frame_id)
-        stamp = Stamp(0, frame_id) if told is None else told.stamp
+        stamp = Stamp(0, frame_id) if told is None else told[-1].stamp
         return VideoLogits(
             stamp, ids.astype(np.int64, copy=False), values.astype(np.float32, copy=False)
         )
 
     def _epoch(self, frame_id: int) -> int:
         told = self.indexed.get(frame_id)
-        return 0 if told is None else told.stamp.epoch
+        return 0 if told is None else told[-1].stamp.epoch
 
     def _read_manifest(self, names: list[str]) -> manifests.Manifest | None:
         """None where another tool wrote the files."""
@@ -107,8 +104,10 @@ class NpyRecording:
         return None
 
     def _read_index(self) -> None:
-        indexed: dict[int, IndexedFrame] = {}
+        indexed: dict[int, tuple[IndexedFrame, ...]] = {}
         lines = (self.path / INDEX).read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            self.torn_bytes = len(lines.pop())
         for number, line in enumerate(lines):
             where = f"{INDEX} line {number + 1}"
             try:
@@ -118,52 +117,14 @@ class NpyRecording:
                 self.flaws += (str(error),)
         self.indexed = indexed
 
-    def _take_line(self, told: Fields, indexed: dict[int, IndexedFrame]) -> None:
+    def _take_line(self, told: Fields, indexed: dict[int, tuple[IndexedFrame, ...]]) -> None:
         kind = told.text("kind")
+        self.closed = kind == "book" and told.text("what") == "closed"
         if kind == "frame":
             names = ("epoch", "frame_id", "captured_ns", "captured_unix_ns", "pass_index")
             stamp = Stamp(*(told.integer(name) for name in names))
-            crcs = (told.integer("logits_crc32c"), told.integer("ids_crc32c"))
-            indexed[stamp.frame_id] = IndexedFrame(stamp, *crcs)
+            frame = IndexedFrame(stamp, told.integer("logits_crc32c"), told.integer("ids_crc32c"))
+            self.last_indexed = stamp.frame_id
+            indexed[stamp.frame_id] = (*indexed.get(stamp.frame_id, ()), frame)
         elif kind == "gap":
             self._gaps += (Gap.of(told),)
-
-
-def read_npy(path: Path) -> NDArray[Any]:
-    """The array of a .npy file, memory-mapped, read-only.
-
-    Its header is checked against the size of the file before anything is allocated. Raises
-    `RecordingError` for a file that is missing, lies about its size, or holds objects.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as file:
-        size = os.fstat(fd).st_size
-        try:
-            shape, fortran, dtype = _header(file)
-        except (ValueError, OSError) as error:
-            raise RecordingError(f"{path}: no .npy header: {error}") from None
-        start, count = file.tell(), math.prod(shape)
-        if dtype.str[1:] not in _KINDS or min(shape, default=0) < 0:
-            raise RecordingError(f"{path}: got {dtype} {shape}, expected numbers")
-        if start + count * dtype.itemsize != size:
-            raise RecordingError(
-                f"{path}: its header says {dtype} {shape}, {count * dtype.itemsize} bytes, but "
-                f"{size - start} follow it"
-            )
-        data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if count else b""
-    values: NDArray[Any] = np.frombuffer(data, dtype, count, start if count else 0)
-    return values.reshape(shape, order="F" if fortran else "C")
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:  # noqa: ANN401 (numpy's)
-    version = np.lib.format.read_magic(file)
-    match version:
-        case (1, 0):
-            return np.lib.format.read_array_header_1_0(file, max_header_size=_MAX_HEADER)
-        case (2, 0):
-            return np.lib.format.read_array_header_2_0(file, max_header_size=_MAX_HEADER)
-        case _:
-            raise ValueError(f"version {version}, expected 1.0 or 2.0")

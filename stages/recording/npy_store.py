@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import io
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.recording.entries import Gap, State, VideoLogits
-from stages.recording.files import Files, is_gone, write_all, write_file
-from stages.recording.layout import Buffer, payload_crc
+from stages.errors import RecordingError
+from stages.recording.entries import Book, Gap, VideoLogits
+from stages.recording.files import Files, discard, is_gone, write_all, write_temporary
+from stages.recording.layout import Buffer, joint_crc
 from stages.recording.ledger import Clock
 from stages.recording.npy_names import INDEX, ids_name, logits_name
 from stages.recording.sealed_json import sealed
@@ -42,20 +45,41 @@ class NpyStore:
             self._index_bytes = self._files.size(self._index)
 
     def append(self, frame: VideoLogits) -> int:
-        """Write both files of a frame, then its line; the line's number."""
+        """Write both files of a frame, and its line; the line's number.
+
+        The line comes before the files take their names: whatever lies under a name then agrees
+        with a line, the last one of its frame or, where the process was killed, the one before.
+        """
         at = frame.stamp
-        logits, ids = _npy(frame.values), _npy(frame.object_ids)
-        # The ids first: a reader looks for logits, and takes them where their ids are.
-        self._replace(ids_name(at.frame_id), ids)
-        self._replace(logits_name(at.frame_id), logits)
+        parts: dict[str, NDArray[Any]] = {
+            ids_name(at.frame_id): frame.object_ids,
+            logits_name(at.frame_id): frame.values,
+        }
+        written = {name: _npy(array) for name, array in parts.items()}
+        ids, logits = written.values()
         told = {
             "kind": "frame",
             **asdict(at),
             "shape": list(frame.values.shape),
-            "logits_crc32c": payload_crc(logits),
-            "ids_crc32c": payload_crc(ids),
+            "logits_crc32c": joint_crc(logits),
+            "ids_crc32c": joint_crc(ids),
         }
-        return self._put(told)
+        waiting: dict[str, str] = {}
+        before = self._index_bytes
+        try:
+            for name, buffers in written.items():
+                temporary = write_temporary(self._files, name, self._folder_fd, buffers)
+                waiting[temporary] = name
+            line = self._put(told)
+            for temporary, name in waiting.items():
+                self._files.replace(temporary, name, self._folder_fd)
+        except OSError:
+            self._take_back(before, waiting)
+            raise
+        for name, buffers in written.items():
+            self._unsynced[name] = sum(len(buffer) for buffer in buffers)
+            self.nbytes += self._unsynced[name]
+        return line
 
     def put_gap(self, gap: Gap) -> None:
         self._put({"kind": "gap", **gap.fields()})
@@ -68,8 +92,8 @@ class NpyStore:
     def tend(self) -> None:
         self.sync_if_due()
 
-    def end(self, state: State) -> None:
-        self._put({"kind": "state", "state": state.state, **state.told})
+    def end(self, book: Book) -> None:
+        self._put({"kind": "book", "what": book.what, **book.told})
         self._sync()
 
     def suspend(self) -> int | None:
@@ -81,11 +105,15 @@ class NpyStore:
                 self._files.close(self._index)
             self._index = None
 
-    def _replace(self, name: str, buffers: list[Buffer]) -> None:
-        write_file(self._files, name, self._folder_fd, buffers, sync=False)
-        size = sum(len(buffer) for buffer in buffers)
-        self._unsynced[name] = size
-        self.nbytes += size
+    def _take_back(self, index_bytes: int, waiting: Iterable[str]) -> None:
+        """Undo what can be undone of a frame that could not be written."""
+        for temporary in waiting:
+            discard(self._files, temporary, self._folder_fd)
+        if self._index is not None and self._index_bytes > index_bytes:
+            with suppress(OSError):
+                self._files.truncate(self._index, index_bytes)
+                self._index_bytes = index_bytes
+                self._lines -= 1
 
     def _put(self, told: dict[str, Any]) -> int:
         if self._index is None:
@@ -121,3 +149,15 @@ def _npy(array: NDArray[Any]) -> list[Buffer]:
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     return [head.getvalue(), array.reshape(-1).view(np.uint8).data]
+
+
+def cut_torn_line(index: Path) -> None:
+    """Cut off what a process that was killed left of a line; raises `RecordingError`."""
+    try:
+        with index.open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RecordingError(f"{index}: cannot be written to: {error.strerror}") from error

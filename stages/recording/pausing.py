@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from typing import Protocol
 
-from stages.recording.entries import Gap, State
+from stages.recording.entries import Book, Gap
 from stages.recording.entry import Stamp
 from stages.recording.folder import RecordingFolder
 from stages.recording.ledger import Clock, Ledger, WriterStatus
@@ -34,7 +34,7 @@ class Store(Protocol):
         """What time alone makes due."""
         ...
 
-    def end(self, state: State) -> None:
+    def end(self, book: Book) -> None:
         """Write the last entry and all that makes the recording whole."""
         ...
 
@@ -134,7 +134,7 @@ class PausingWriter:
         self._write_gaps()
         status = self.status
         counts = {"offered": status.offered, "written": status.written, "dropped": status.dropped}
-        self._store.end(State("closed", counts))
+        self._store.end(Book("closed", counts))
 
     def _check_space(self, nbytes: int, resuming: bool) -> None:
         refusal = self._space.refusal(self._store.nbytes, nbytes, resuming)

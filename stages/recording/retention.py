@@ -26,6 +26,17 @@ class Finished:
     ended_unix_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class LogStart:
+    """Where a log begins, or goes on."""
+
+    seq: int = 0
+    number: int = 0
+    """Of the first segment."""
+    finished: tuple[Finished, ...] = ()
+    """Segments that are there already, oldest first."""
+
+
 class Segments:
     """The finished segments of one recording, oldest first."""
 

@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from stages.recording.encode import Body, encode
-from stages.recording.entries import Gap, State
+from stages.recording.entries import Book, Gap
 from stages.recording.files import Files
 from stages.recording.layout import SegmentHead, segment_name
 from stages.recording.ledger import Clock
-from stages.recording.retention import Finished, Keep, Segments
+from stages.recording.retention import Finished, Keep, LogStart, Segments
 from stages.recording.segment_writer import SegmentWriter
 
 
@@ -26,17 +26,6 @@ class SegmentOptions:
     """What was acknowledged survives a power cut after so long, where `poll` is called as often."""
     sync_bytes: int = 64 << 20
     keep: Keep = field(default_factory=Keep)
-
-
-@dataclass(frozen=True, slots=True)
-class LogStart:
-    """Where a log begins, or goes on."""
-
-    seq: int = 0
-    number: int = 0
-    """Of the first segment."""
-    finished: tuple[Finished, ...] = ()
-    """Segments that are there already, oldest first."""
 
 
 class SegmentChain:
@@ -64,6 +53,7 @@ class SegmentChain:
         self.seq = start.seq
         """Of the next record."""
         self._number = start.number
+        self._is_reopened = start.seq > 0
         self._opened_at = self._synced_at = clock.monotonic()
         self._synced_seq, self._unsynced_bytes = start.seq, 0
 
@@ -74,17 +64,13 @@ class SegmentChain:
 
     def ensure_open(self) -> None:
         """Begin a segment where none is open."""
-        if self._open is not None:
-            return
-        head = SegmentHead(self._number, self._recording, self.seq, self._clock.unix_ns())
-        try:
-            self._open = SegmentWriter(self._files, self._folder_fd, head)
-        except FileExistsError:  # what could not be removed when it failed
-            self._number += 1
-            raise
-        self._number += 1
-        self._opened_at = self._clock.monotonic()
-        self._put(self._meta)
+        if self._open is None:
+            self._open = self._begun()
+        if not self._open.records:
+            self._put(self._meta)
+        if self._is_reopened:
+            self._put(encode(Book("reopened", {}).entry()))
+            self._is_reopened = False
 
     def append(self, body: Body) -> int:
         """Write one record, to another segment where it would make this one too long; its
@@ -112,8 +98,8 @@ class SegmentChain:
             self._rotate()
         self.sync_if_due()
 
-    def end(self, state: State) -> None:
-        self._put(encode(state.entry()))
+    def end(self, book: Book) -> None:
+        self._put(encode(book.entry()))
         self._finish()
 
     def suspend(self) -> int | None:
@@ -137,6 +123,17 @@ class SegmentChain:
     @property
     def _is_old(self) -> bool:
         return self._clock.monotonic() - self._opened_at >= self._options.seconds
+
+    def _begun(self) -> SegmentWriter:
+        head = SegmentHead(self._number, self._recording, self.seq, self._clock.unix_ns())
+        try:
+            segment = SegmentWriter(self._files, self._folder_fd, head)
+        except FileExistsError:  # what could not be removed when it failed
+            self._number += 1
+            raise
+        self._number += 1
+        self._opened_at = self._clock.monotonic()
+        return segment
 
     def _put(self, body: Body) -> int:
         if self._open is None:
@@ -163,7 +160,7 @@ class SegmentChain:
         due = self._finished.due(self._options.keep, open_bytes, self._clock.unix_ns())
         if not due:
             return
-        self._put(encode(State("retired", {"through": due[-1].number}).entry()))
+        self._put(encode(Book("retired", {"through": due[-1].number}).entry()))
         for segment in due:
             with suppress(OSError):  # tried again when the next segment begins
                 self._files.remove(segment_name(segment.number), self._folder_fd)

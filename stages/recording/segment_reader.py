@@ -16,6 +16,7 @@ from stages.errors import RecordingError
 from stages.recording.layout import (
     ALIGN,
     FOOTER_BYTES,
+    FOOTER_MAGIC,
     HEAD_BYTES,
     INDEX_DTYPE,
     RECORD_MAGIC,
@@ -23,7 +24,6 @@ from stages.recording.layout import (
     Head,
     SegmentHead,
     index_row,
-    is_whole_head,
     read_footer,
     read_head,
     read_segment_head,
@@ -44,6 +44,8 @@ class Table:
     """Behind the last whole record, of one that was not written to its end."""
     is_sealed: bool
     """Whether an index and a footer end it."""
+    next_seq: int
+    """One more than the number of its last record; 0 where it has none."""
 
 
 class SegmentFile:
@@ -74,70 +76,66 @@ class SegmentFile:
         """The record that begins at byte ``at``; raises `RecordingError` where any of its bytes is
         not as it was written."""
         where = f"{self.path.name} byte {at}"
-        head, json_padded = self._head_at(at)
-        if head is None:
+        head = self._head_at(at)
+        if head is None or at + head.nbytes > self.nbytes:
             raise RecordingError(f"{where}: no whole record")
-        start = at + head.nbytes - head.padded_payload
-        return StoredRecord.read(head, json_padded, self._mapped(start, head.padded_payload), where)
+        return StoredRecord.read(head, self._mapped(at + HEAD_BYTES, head.body_bytes), where)
 
     def table(self) -> Table:
         """From the index, or from the records themselves where that is missing or damaged."""
-        rows = self._indexed()
-        return self.scan() if rows is None else Table(rows, (), 0, True)
+        index = self._index()
+        if index is None:
+            return self.scan()
+        return Table(index.array("rows").view(INDEX_DTYPE), (), 0, True, index.seq + 1)
 
     def scan(self) -> Table:
         """From the records' heads alone."""
         rows: list[tuple[Any, ...]] = []
         flaws: list[str] = []
-        at, sealed, torn = SEGMENT_BYTES, False, 0
-        while at < self.nbytes:
-            head, _ = self._head_at(at)
-            if head is not None:
+        at = min(SEGMENT_BYTES, self.nbytes)
+        while (head := self._head_at(at)) is not None or self.nbytes - at >= HEAD_BYTES:
+            if head is None:
+                following = self._next_record(at) or self.nbytes
+                flaws.append(f"{following - at} bytes at {at} are no record")
+                at = following
+            elif at + head.nbytes > self.nbytes:
+                break
+            else:
                 rows.append(index_row(head, at))
                 at += head.nbytes
-                continue
-            following = self._next_record(at + 1)
-            if following is not None:
-                flaws.append(f"{following - at} bytes at {at} are no whole record")
-                at = following
-                continue
-            sealed = self._is_footer(at, rows)
-            torn = 0 if sealed else self.nbytes - at
-            break
-        if self.nbytes < SEGMENT_BYTES:
-            torn = self.nbytes
-        return Table(np.array(rows, INDEX_DTYPE), tuple(flaws), torn, sealed)
+        footer = self._footer(at)
+        sealed = footer is not None and bool(rows) and footer[0] == rows[-1][0]
+        torn = 0 if sealed else self.nbytes - (at if self.nbytes >= SEGMENT_BYTES else 0)
+        if head is None and not sealed and not _may_begin(self._read(at, torn)):
+            flaws.append(f"{torn} bytes at {at} are no record")
+            torn = 0
+        found = np.array(rows, INDEX_DTYPE)
+        next_seq = int(found["seq"][-1]) + 1 if rows else 0
+        return Table(found, tuple(flaws), torn, sealed, next_seq)
 
-    def _indexed(self) -> NDArray[np.void] | None:
-        footer = read_footer(self._read(max(self.nbytes - FOOTER_BYTES, 0), FOOTER_BYTES))
+    def _index(self) -> StoredRecord | None:
+        """The index, where it and the footer are whole."""
+        footer = self._footer(self.nbytes - FOOTER_BYTES)
         if footer is None:
             return None
         try:
             record = self.record(footer[0])
+            rows = record.array("rows")
         except RecordingError:
             return None
-        rows = record.array("rows") if record.kind == "index" else np.zeros(0, np.uint8)
-        if rows.nbytes != footer[1] * INDEX_DTYPE.itemsize:
-            return None
-        return rows.view(INDEX_DTYPE)
+        fits = record.kind == "index" and rows.nbytes == footer[1] * INDEX_DTYPE.itemsize
+        return record if fits else None
 
-    def _is_footer(self, at: int, rows: list[tuple[Any, ...]]) -> bool:
-        """Whether the rest of the file is a footer that names the last record."""
-        footer = read_footer(self._read(at, self.nbytes - at)) if rows else None
-        return footer is not None and footer[0] == rows[-1][0]
+    def _footer(self, at: int) -> tuple[int, int] | None:
+        """Of a footer that is all that lies from ``at`` on."""
+        return read_footer(self._read(at, self.nbytes - at)) if at >= SEGMENT_BYTES else None
 
-    def _head_at(self, at: int) -> tuple[Head | None, bytes]:
-        """The head at ``at`` and its JSON, where both are whole and the payload is in the file."""
-        raw = self._read(at, HEAD_BYTES)
-        head = read_head(raw)
-        if head is None or at + head.nbytes > self.nbytes:
-            return None, b""
-        json_padded = self._read(at + HEAD_BYTES, head.json_bytes)
-        return (head, json_padded) if is_whole_head(raw, json_padded) else (None, b"")
+    def _head_at(self, at: int) -> Head | None:
+        return read_head(self._read(at, HEAD_BYTES))
 
     def _next_record(self, start: int) -> int | None:
         """Where the next record with a whole head begins."""
-        return next((at for at in self._magics(start) if self._head_at(at)[0] is not None), None)
+        return next((at for at in self._magics(start) if self._head_at(at) is not None), None)
 
     def _magics(self, start: int) -> Iterator[int]:
         """Where a record may begin."""
@@ -160,3 +158,11 @@ class SegmentFile:
         if self._map is None or len(self._map) < at + nbytes:
             self._map = mmap.mmap(self._fd, self.nbytes, access=mmap.ACCESS_READ)
         return memoryview(self._map)[at : at + nbytes]
+
+
+def _may_begin(rest: bytes) -> bool:
+    """Whether these few bytes, at the end of a file, may be those of a record or footer that was
+    not written to its end."""
+    if len(rest) < FOOTER_BYTES and rest[: len(FOOTER_MAGIC)] == FOOTER_MAGIC[: len(rest)]:
+        return True
+    return rest[: len(RECORD_MAGIC)] == RECORD_MAGIC[: len(rest)]

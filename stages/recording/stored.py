@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from stages.recording import zstd
 from stages.recording.encode import DTYPES, parse_json
 from stages.recording.entry import Json, Kind, Stamp
 from stages.recording.fields import Fields
-from stages.recording.layout import CODECS, Head, payload_crc
+from stages.recording.layout import CODECS, Head, joint_crc
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,20 +27,19 @@ class StoredRecord:
     fields: Fields
     where: str
     """File and byte, for messages."""
-    _json: Mapping[str, Json]
-    _payload: memoryview
+    _arrays: Mapping[str, NDArray[Any]]
 
     @classmethod
-    def read(cls, head: Head, json_padded: bytes, payload: memoryview, where: str) -> StoredRecord:
-        """Check and decompress ``payload``, which is padded; raises `RecordingError`."""
-        if payload_crc([payload]) != head.payload_crc:
-            raise RecordingError(f"{where}: its check sum is wrong: the payload is damaged")
-        values = parse_json(json_padded, where)
-        data = payload[: head.payload_bytes]
+    def read(cls, head: Head, body: memoryview, where: str) -> StoredRecord:
+        """Check ``body``, all that follows the head, and decompress it; raises `RecordingError`."""
+        if joint_crc([body]) != head.body_crc:
+            raise RecordingError(f"{where}: its check sum is wrong: the record is damaged")
+        values = parse_json(bytes(body[: head.json_bytes]), where)
+        data = body[head.json_bytes :][: head.payload_bytes]
         if CODECS[head.codec] == "zstd":
             data = memoryview(zstd.decompress(data, head.raw_bytes, where))
-        names = frozenset(name for name, *_ in _listed(values, len(data), where))
-        return cls(head, Fields(values["fields"], where, names), where, values, data)
+        arrays = dict(_arrays(values, data, where))
+        return cls(head, Fields(values["fields"], where, frozenset(arrays)), where, arrays)
 
     @property
     def kind(self) -> Kind:
@@ -57,27 +56,25 @@ class StoredRecord:
 
     def array(self, name: str) -> NDArray[Any]:
         """An array by its name; raises `RecordingError` where there is none."""
-        for found, dtype, shape, at in _listed(self._json, len(self._payload), self.where):
-            if found == name:
-                count = math.prod(shape)
-                return np.frombuffer(self._payload, dtype, count, at).reshape(shape)
-        raise RecordingError(f"{self.where}: a record of kind {self.kind} without {name}")
+        if name not in self._arrays:
+            raise RecordingError(f"{self.where}: a record of kind {self.kind} without {name}")
+        return self._arrays[name]
 
 
-def _listed(
-    values: Mapping[str, Json], nbytes: int, where: str
-) -> list[tuple[str, np.dtype[Any], list[int], int]]:
-    """Name, dtype, shape and place of each array."""
+def _arrays(
+    values: Mapping[str, Json], data: memoryview, where: str
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Name and view of each array that ``values`` tells of."""
     listed = values.get("arrays")
-    found: list[tuple[str, np.dtype[Any], list[int], int]] = []
     for item in listed if isinstance(listed, list) else [None]:
         match item:
             case [str(name), str(dtype), list(shape), int(at)] if (
                 dtype in DTYPES
                 and all(isinstance(length, int) and length >= 0 for length in shape)
-                and 0 <= at <= nbytes - math.prod(shape) * np.dtype(dtype).itemsize
+                and 0 <= at <= len(data) - math.prod(shape) * np.dtype(dtype).itemsize
             ):
-                found.append((name, np.dtype(dtype), shape, at))
+                yield name, np.frombuffer(data, dtype, math.prod(shape), at).reshape(shape)
             case _:
-                raise RecordingError(f"{where}: array {item!r:.120} does not fit in {nbytes} bytes")
-    return found
+                raise RecordingError(
+                    f"{where}: array {item!r:.120} does not fit in {len(data)} bytes"
+                )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.errors import RecordingError
+from stages.recording import manifest as manifests
 from stages.recording import zstd
 from stages.recording.files import Files, OsFiles, write_file
 from stages.recording.folder import RecordingFolder
 from stages.recording.ledger import Clock
+from stages.recording.log_reader import LogRecording
 from stages.recording.log_writer import LogOptions, LogWriter
 from stages.recording.manifest import NAME, Manifest, render
+from stages.recording.npy_names import INDEX
+from stages.recording.npy_store import cut_torn_line
 from stages.recording.npy_writer import NpyOptions, NpyWriter
 
 
@@ -47,9 +51,50 @@ def create_npy(
     return NpyWriter(_begun(folder, manifest, files), options, files=files, clock=clock)
 
 
+def reopen_log(
+    path: Path,
+    options: LogOptions = LogOptions(),  # noqa: B008 (frozen)
+    *,
+    files: Files | None = None,
+    clock: Clock = Clock(),  # noqa: B008 (frozen)
+) -> LogWriter:
+    """Go on with a recording in the `log` layout, whose writer has ended or was killed, in a new
+    segment. Raises `RecordingError` where there is none, or it is being written."""
+    if options.compress:
+        zstd.check()
+    folder = RecordingFolder.reopen(path)
+    try:
+        with LogRecording(path) as recording:
+            start = recording.end()
+            manifest = recording.manifest
+    except RecordingError:
+        folder.close()
+        raise
+    return LogWriter(folder, manifest, options, start=start, files=files, clock=clock)
+
+
+def reopen_npy(
+    path: Path,
+    options: NpyOptions = NpyOptions(),  # noqa: B008 (frozen)
+    *,
+    files: Files | None = None,
+    clock: Clock = Clock(),  # noqa: B008 (frozen)
+) -> NpyWriter:
+    """Go on with a recording in the `npy` layout: further frames, or frames again. Raises
+    `RecordingError` as `reopen_log`."""
+    folder = RecordingFolder.reopen(path)
+    try:
+        manifests.load(path)
+        cut_torn_line(path / INDEX)
+    except RecordingError:
+        folder.close()
+        raise
+    return NpyWriter(folder, options, files=files, clock=clock)
+
+
 def _begun(folder: RecordingFolder, manifest: Manifest, files: Files | None) -> RecordingFolder:
     try:
-        write_file(files or OsFiles(), NAME, folder.fd, [render(manifest)], sync=True)
+        write_file(files or OsFiles(), NAME, folder.fd, [render(manifest)])
     except OSError as error:
         folder.close()
         raise RecordingError(
