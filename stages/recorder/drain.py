@@ -60,7 +60,8 @@ class Drain(Generic[Part]):
         self._gave_up = threading.Event()
         self.status = writer.status
         """The writer's, as of its last work; any thread."""
-        self.ended = threading.Event()
+        self.reason: str | None = None
+        """Of the last pause."""
         self.on_state: Callable[[bool], None] = lambda recording: None
         """Told by the thread whether anything would be written now."""
         self._thread: threading.Thread | None = None
@@ -101,7 +102,6 @@ class Drain(Generic[Part]):
         finally:
             self.status = self._writer.close()
             self._tell()
-            self.ended.set()
 
     def _turn(self) -> None:
         self._note_losses()
@@ -158,6 +158,8 @@ class Drain(Generic[Part]):
 
     def _look(self) -> None:
         self.status = self._writer.status
+        if self.status.reason is not None:
+            self.reason = self.status.reason
         self._tell()
 
     def _tell(self) -> None:

@@ -125,7 +125,7 @@ class Recorder:
         return RecorderReport(
             self._path,
             status.state,
-            status.reason,
+            self._opened.reason,
             self._counts.offered,
             self._counts.written,
             self._counts.dropped,
@@ -151,7 +151,7 @@ class Recorder:
 
     def _stop_where_lost(self) -> None:
         if self.config.policy == "stop" and self._counts.lost:
-            reason = self._opened.status.reason
+            reason = self._opened.reason
             why = ", ".join(f"{n} {name}" for name, n in self._counts.dropped.items())
             raise RecordingError(
                 f"recorder: frames are lost ({why}{'' if reason is None else f': {reason}'}), and "

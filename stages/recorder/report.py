@@ -14,7 +14,7 @@ class RecorderReport:
     path: str
     state: str
     reason: str | None
-    """Why it is paused, or was when it ended."""
+    """Of the last pause."""
     offered: int
     written: int
     dropped: dict[RecorderLoss, int]

@@ -9,6 +9,7 @@ from stages.recording.ledger import Clock
 
 _EVERY_S = 0.5
 _EVERY_BYTES = 16 << 20
+_SPARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class Space:
         """Why ``wanted_bytes`` may not be added to the ``used_bytes`` of the recording; None where
         they may. Raises `OSError` where the disk cannot be asked."""
         limits = self._limits
-        if limits.quota_bytes is not None and used_bytes + wanted_bytes > limits.quota_bytes:
+        quota = limits.quota_bytes
+        # Going on takes some room: else it would flicker until the last bytes are used up.
+        spare = quota // _SPARE if quota is not None and resuming else 0
+        if quota is not None and used_bytes + wanted_bytes + spare > quota:
             return f"quota of {limits.quota_bytes} bytes used up"
         now = self._clock.monotonic()
         self._since += wanted_bytes
