@@ -77,7 +77,8 @@ class Report:
             return [*lines, "nothing could be compared"]
         if not objects:
             return [*lines, f"identical, bit for bit: {what}"]
-        lines.append(f"{compared.differing_frames} of {what} differ")
+        frames = f"{compared.differing_frames} of {compared.frames} frames differ"
+        lines.append(f"{frames}, in {len(compared.differences)} of {compared.objects} masks")
         lines.extend(_line(each) for each in objects[:_SHOWN])
         if len(objects) > _SHOWN:
             lines.append(f"and {len(objects) - _SHOWN} objects more: see --json")

@@ -12,11 +12,11 @@ from tiny_sam2 import write_model
 from tiny_stream import BOX, BOXES, Stream, disc, in_sight
 
 from stages.choices import Applied, Choice, Choices
-from stages.records import Frame
 from stages.recorder.choice_fields import of_fields, to_fields
 from stages.recording.encode import encode
 from stages.recording.entry import Entry
 from stages.recording.fields import Fields
+from stages.records import Frame
 from stages.segmenters.live_prompts import Prompt
 from stages.segmenters.occupancy import Occupancy, Permit
 

@@ -56,10 +56,9 @@ class Bundle:
         return arrays + pixels + sum(map(len, self.messages)) + _BESIDE_BYTES
 
     def entries(self, config: RecorderConfig) -> Iterator[Entry]:
-        """In the order in which they are written to a log."""
+        """In the order in which they are written to a log; the last one says that all are there."""
         packet, stamp, what = self.packet, self.stamp, config.record
         window = packet.info.window
-        yield self._about("prompts" in what)
         if self.looked is not None:
             yield from self._seen(self.looked)
         if "logits" in what and packet.logits is not None:
@@ -68,6 +67,7 @@ class Bundle:
             yield Masks(stamp, packet.object_ids, packet.masks, window).entry()
         for message in self.messages:
             yield Packet(stamp, message).entry()
+        yield self._about("prompts" in what)
 
     def video_logits(self) -> Iterator[VideoLogits]:
         """The same for the `npy` layout; imports torch."""
