@@ -22,26 +22,22 @@ from pipeline.build import (
     build_openigtlink_out,
     build_picture_tap,
     build_publisher,
-    build_recorder,
 )
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
 from pipeline.control.build import Control, build_control
-from pipeline.control.snapshots import Snapshots
-from pipeline.film import Film
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
 from pipeline.health import Health
 from pipeline.http_config import HttpConfig
 from pipeline.orchestrator import warm_up
-from pipeline.preview import Preview
 from pipeline.quality import QualityCheck
 from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
+from pipeline.taps import Tap, recorder_of, taps_of
 from pipeline.versions import versions
 from stages.base import (
-    ChoosingSegmenter,
     Detector,
     ListeningSource,
     Segmenter,
@@ -57,8 +53,6 @@ from stages.recorder.recorder import Recorder
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
-
-Tap = Preview | Film | PictureTap | Snapshots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,7 +152,7 @@ def assemble(
     segmenter = _closed_by(stack, SEGMENTERS.create(config.segmenter, device, len(classes)))
     names = (*classes, *segmenter.prompt_names)
     publisher = _closed_by(stack, build_publisher(config, source.source_id, names))
-    recorder = _recorder(config, publisher, segmenter)
+    recorder = recorder_of(config, publisher, segmenter)
     pictures = build_picture_tap(config, publisher, segmenter.identity)
     openigtlink = _closed_by(stack, build_openigtlink_out(config, source.source_id, names))
     ring = None if cuda_ipc is None else cuda_ipc.ring
@@ -191,25 +185,13 @@ def assemble(
         recorder=recorder,
         control=control,
         quality=QualityCheck(source, classes) if isinstance(source, TruthSource) else None,
-        taps=_taps(config, folder, names, pictures, control),
+        taps=taps_of(config, folder, names, pictures, control),
         pictures=pictures,
         tally=tally,
         metrics=metrics,
         http=http,
         status=status,
     )
-
-
-def _recorder(
-    config: RunConfig, publisher: ZmqPublisher | None, segmenter: Segmenter
-) -> Recorder | None:
-    recorder = build_recorder(config)
-    if recorder is not None:
-        if publisher is not None:
-            publisher.copied_to = recorder.published
-        if isinstance(segmenter, ChoosingSegmenter):
-            segmenter.choices.journal = recorder.looks.chose
-    return recorder
 
 
 class _Closes(Protocol):
@@ -236,23 +218,6 @@ def _metrics(
         expected=_expected(config),
         judge=Judge(status.health.not_live, status.health.not_ready),
     )
-
-
-def _taps(
-    config: RunConfig,
-    folder: RunFolder,
-    names: tuple[str, ...],
-    pictures: PictureTap | None,
-    control: Control | None,
-) -> tuple[Tap, ...]:
-    taps: list[Tap] = [] if pictures is None else [pictures]
-    if control is not None:
-        taps.append(control.snapshots)
-    if config.preview is not None:
-        taps.append(Preview(folder.preview, config.preview.every, names))
-        if config.preview.film_frames:
-            taps.append(Film(folder.film, config.preview.film_frames, names))
-    return tuple(taps)
 
 
 def _health(config: RunConfig, tally: Tally) -> Health:

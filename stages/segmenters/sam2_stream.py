@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 
 from kpi.emit import emit
-from kpi.events import ObjectRefused, PromptEnded
+from kpi.events import PromptEnded
 from stages.choices import Choice, Choices
 from stages.packets import HostPacket, Identity
 from stages.records import Detections, Encoded, Frame, Tracks
+from stages.segmenters.configured import Configured
 from stages.segmenters.execution import Execution
 from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
 from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket, within
@@ -77,8 +78,7 @@ class Sam2StreamSegmenter:
         detector has, `prompt_names` what the ids from there on mean.
         """
         self.prompt_names = tuple(prompt.name or "prompt" for prompt in config.prompts)
-        self._first_class = first_prompt_class
-        self._configured = config.prompts
+        self._configured = Configured(config.prompts, first_prompt_class)
         model = build_sam2(config.model, config.checkpoint, config.sha256, device)
         core = TrackerCore(
             model, config.max_objects, config.conditioning_frames, bf16=device.type == "cuda"
@@ -89,8 +89,6 @@ class Sam2StreamSegmenter:
         self._queue = PromptQueue(TICKETS)
         self.choices = Choices(self._occupancy, config.every)
         """What may be written down, and told again to a rerun."""
-        self._places: dict[int, int] = {}
-        """Configured prompts by their ticket's number."""
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
         self._told = ObjectEvents()
         self._view: _View | None = None
@@ -134,7 +132,7 @@ class Sam2StreamSegmenter:
         for number, each in enumerate(told.applied):
             prompt = each.prompt
             if each.configured is not None:
-                prompt = within(frame.window, self._asked(each.configured, frame.epoch))
+                prompt = within(frame.window, self._configured.prompt(each.configured, frame.epoch))
             self._apply_now(encoded, frame, prompt, number, each.configured)
 
     def _apply_all(self, encoded: Pictures, frame: Frame) -> None:
@@ -156,7 +154,7 @@ class Sam2StreamSegmenter:
         if prompt.object_id is not None and not self._occupancy.may_live(prompt.object_id):
             self._refuse(ticket, "unknown_object", frame)
             return
-        self._apply_now(encoded, frame, prompt, ticket.number, self._places.get(ticket.number))
+        self._apply_now(encoded, frame, prompt, ticket.number, self._configured.place_of(ticket))
 
     def _apply_now(
         self, encoded: Pictures, frame: Frame, prompt: Prompt, number: int, place: int | None
@@ -240,17 +238,4 @@ class Sam2StreamSegmenter:
         self._view = _View(number, frame.epoch, frame.window, frame.frame_id)
         for ended in self._queue.enter(frame.epoch, frame.window):
             self._emit(ended, frame.source_id, frame.frame_id)
-        self._places = {}
-        for place in range(len(self._configured)):
-            ticket = self._queue.put(self._asked(place, frame.epoch))
-            self._places[ticket.number] = place
-            if ticket.outcome.done():
-                emit(ObjectRefused(frame.source_id, frame.epoch, frame.frame_id, "bad_prompt"))
-
-    def _asked(self, place: int, epoch: int) -> Prompt:
-        """A configured prompt."""
-        prompt = self._configured[place]
-        return Prompt(
-            "add", box=prompt.box, points=prompt.points or (), labels=prompt.labels or (),
-            class_id=self._first_class + place, epoch=epoch,
-        )  # fmt: skip
+        self._configured.ask(self._queue, frame)
