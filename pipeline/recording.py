@@ -17,6 +17,7 @@ from stages.recording.log_writer import LogOptions
 from stages.recording.manifest import Manifest
 from stages.recording.npy_writer import NpyOptions
 from stages.recording.retention import Keep
+from stages.recording.retire import retire_recordings
 from stages.recording.segment_chain import SegmentOptions
 from stages.recording.space import SpaceLimits
 from stages.recording.writing import create_log, create_npy
@@ -41,6 +42,7 @@ def open_recorder(parts: Assembly, options: RunOptions, stack: ExitStack) -> Non
         return
     root = parts.folder.path if config.root is None else config.root
     name = config.session or (IN_RUN if config.root is None else parts.folder.path.name)
+    _retire(config)
     manifest = _manifest(parts, config, name)
     if config.layout == "npy":
         npy = create_npy(root, manifest, NpyOptions(space=_space(config)))
@@ -63,18 +65,27 @@ def weights_of(detector: Detector, segmenter: Segmenter) -> dict[str, str]:
     }
 
 
+def _retire(config: RecorderConfig) -> None:
+    """Make room among earlier recordings."""
+    if config.root is not None and (config.retention_bytes or config.retention_h):
+        retire_recordings(config.root, config.retention_bytes, _keep_s(config))
+
+
+def _keep_s(config: RecorderConfig) -> float | None:
+    return None if config.retention_h is None else config.retention_h * 3600
+
+
 def _space(config: RecorderConfig) -> SpaceLimits:
     least = config.min_free_bytes
     return SpaceLimits(least, least + least // 2, config.quota_bytes)
 
 
 def _log_options(config: RecorderConfig) -> LogOptions:
-    hours = config.retention_h
     return LogOptions(
         SegmentOptions(
             nbytes=config.segment_bytes,
             seconds=config.segment_s,
-            keep=Keep(config.retention_bytes, None if hours is None else hours * 3600),
+            keep=Keep(config.retention_bytes, _keep_s(config)),
         ),
         space=_space(config),
         compress=config.zstd,

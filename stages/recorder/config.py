@@ -46,7 +46,8 @@ class RecorderConfig(Section):
     min_free_bytes: int = Field(default=512 << 20, ge=0)
     """The recording pauses where less is left on the disk, and goes on with half as much again."""
     retention_bytes: int | None = Field(default=None, ge=1 << 20)
-    """Finished segments of this recording beyond it are deleted, oldest first."""
+    """Finished segments of this recording beyond it are deleted, oldest first; where it begins,
+    earlier recordings in `root` are, too."""
     retention_h: float | None = Field(default=None, gt=0)
     """Segments older than so many hours likewise."""
     segment_bytes: int = Field(default=256 << 20, ge=1 << 16, le=1 << 32)

@@ -34,6 +34,8 @@ class NpyStore:
         self._clock = clock
         self._index: int | None = None
         self._index_bytes = 0
+        self._is_torn = False
+        """Whether more lies in the index than its whole lines."""
         self._lines = 0
         self._unsynced: dict[str, int] = {}
         self._synced_at, self._synced_lines = clock.monotonic(), 0
@@ -110,25 +112,33 @@ class NpyStore:
         for temporary in waiting:
             discard(self._files, temporary, self._folder_fd)
         if self._index is not None and self._index_bytes > index_bytes:
+            self._index_bytes, self._is_torn = index_bytes, True
+            self._lines -= 1
             with suppress(OSError):
-                self._files.truncate(self._index, index_bytes)
-                self._index_bytes = index_bytes
-                self._lines -= 1
+                self._cut(self._index)
 
     def _put(self, told: dict[str, Any]) -> int:
         if self._index is None:
             raise OSError(errno.EBADF, "the index is not open")
         line = sealed(told)
+        if self._is_torn:
+            self._cut(self._index)
+        self._is_torn = True
         try:
             write_all(self._files, self._index, [line])
         except BaseException:  # an interrupt must not leave half a line either
             with suppress(OSError):
-                self._files.truncate(self._index, self._index_bytes)
+                self._cut(self._index)
             raise
+        self._is_torn = False
         self._index_bytes += len(line)
         self.nbytes += len(line)
         self._lines += 1
         return self._lines - 1
+
+    def _cut(self, index: int) -> None:
+        self._files.truncate(index, self._index_bytes)
+        self._is_torn = False
 
     def _sync(self) -> None:
         """Each file that was replaced since the last time, the index, and the folder's names."""

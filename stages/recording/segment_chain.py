@@ -59,8 +59,8 @@ class SegmentChain:
 
     @property
     def nbytes(self) -> int:
-        """Of all segments that are there."""
-        return self._finished.nbytes + (0 if self._open is None else self._open.size)
+        """Of all segments that are there, with what will end the open one."""
+        return self._finished.nbytes + (0 if self._open is None else self._open.ended_size)
 
     def ensure_open(self) -> None:
         """Begin a segment where none is open."""
@@ -79,7 +79,7 @@ class SegmentChain:
         if (
             segment is not None
             and segment.records > 1
-            and (self._is_old or segment.size_with(body) > self._options.nbytes)
+            and (self._is_old or segment.ended_size + body.nbytes > self._options.nbytes)
         ):
             self._rotate()
         return self._put(body)

@@ -23,8 +23,8 @@ from stages.recording.layout import (
     segment_name,
 )
 
-_END_BYTES: Final = HEAD_BYTES + FOOTER_BYTES + 128
-"""Of the index record without its rows, and of the footer."""
+_END_BYTES: Final = 2 * HEAD_BYTES + 2 * INDEX_DTYPE.itemsize + FOOTER_BYTES + 300
+"""At most, of what ends a segment: a book record, the index record without its rows, the footer."""
 
 
 class SegmentWriter:
@@ -53,9 +53,10 @@ class SegmentWriter:
     def records(self) -> int:
         return len(self._rows)
 
-    def size_with(self, body: Body) -> int:
-        """Bytes of the file if it ended after one more record."""
-        return self.size + body.nbytes + (len(self._rows) + 1) * INDEX_DTYPE.itemsize + _END_BYTES
+    @property
+    def ended_size(self) -> int:
+        """At most, if it ended now."""
+        return self.size + len(self._rows) * INDEX_DTYPE.itemsize + _END_BYTES
 
     def append(self, body: Body, seq: int, unix_ns: int) -> int:
         """Write one record; its bytes."""

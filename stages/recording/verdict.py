@@ -27,7 +27,7 @@ class Verdict:
     """Of what was being written when its process ended, or cut off later: never acknowledged, or
     no longer there."""
     closed: bool
-    """Whether it was ended by its writer, and that end is there."""
+    """Whether its writer wrote that it ends, and how much it holds."""
     being_written: bool
     retired_segments: int
     """Deleted by retention."""
