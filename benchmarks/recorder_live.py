@@ -77,6 +77,8 @@ class Fed(Recorder):
     def __init__(self, config: RecorderConfig, *, masks: bool, logits: bool) -> None:
         super().__init__(config, masks=masks, logits=logits)
         self._began: float | None = None
+        self.span_s = 0.0
+        """From the first frame to the last."""
         self._fed = 0
         self._rng = np.random.default_rng(0)
         self._noise = self._rng.standard_normal((ROWS, SIDE, SIDE), np.float32)
@@ -84,7 +86,8 @@ class Fed(Recorder):
     def write(self, packet: HostPacket) -> None:
         now = time.monotonic()
         self._began = now if self._began is None else self._began
-        owed = (now - self._began) * self.rate - self._fed
+        self.span_s = now - self._began
+        owed = self.span_s * self.rate - self._fed
         rows = min(ROWS, int(owed // self._noise[0].nbytes))
         self._fed += rows * self._noise[0].nbytes
         first = int(self._rng.integers(0, ROWS - rows + 1))
@@ -182,8 +185,10 @@ def load(folder: Path, seconds: float, rate: float) -> dict[str, float]:
             "source.ahead=300",
             "recorder={record: [logits], min_free_bytes: 0}",
         )
-    told = made[0].report()
-    live_s = max(seconds, summary["frames"]["published"] / summary["fps"])
+    fed = made[0]
+    if not isinstance(fed, Fed):
+        raise TypeError("another recorder was made")
+    told, live_s = fed.report(), fed.span_s
     with LogRecording(folder / "load" / "recording") as log:
         noise = sum(log.logits_at(frame, epoch).values.nbytes for epoch, frame in log.frames())
         whole = len(log.frames()) == told.written and not log.flaws
