@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -61,6 +62,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._refusal(error.strerror or str(error)) from error
+
+    def discard(self) -> None:
+        """Take it away again, where nothing was put into it."""
+        with suppress(OSError):
+            self.path.rmdir()
 
     def _check(self) -> None:
         try:

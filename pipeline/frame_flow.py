@@ -87,7 +87,9 @@ class FrameFlow:
         except Exception as caught:
             error = caught
             self._announce_failure()
-        error = self._wind_down() or error
+        ended = self._wind_down()
+        lost = self._end_recording()
+        error = ended or error or lost
         sampler.close()
         return self._facts(error)
 
@@ -106,19 +108,25 @@ class FrameFlow:
 
     def _wind_down(self) -> Exception | None:
         """Stop the threads; what was grabbed and will not be published counts as stopped."""
-        recorder = self._parts.recorder
         try:
-            if recorder is not None:
-                recorder.release()
+            if self._parts.recorder is not None:
+                self._parts.recorder.release()
             self._grab.stop()
             self._egress.stop(_EGRESS_STOP_S)
-            if recorder is not None:
-                recorder.finish()
         except Exception as error:
             return error
         finally:
             if self._parts.control is not None:
                 self._parts.control.channel.close()
+        return None
+
+    def _end_recording(self) -> Exception | None:
+        """Have written what waits."""
+        try:
+            if self._parts.recorder is not None:
+                self._parts.recorder.finish()
+        except Exception as error:
+            return error
         return None
 
     def _facts(self, error: Exception | None) -> RunFacts:

@@ -105,7 +105,7 @@ def _manifest(parts: Assembly, config: RecorderConfig, session: str) -> Manifest
         config_sha256=run.sha256(),
         versions=versions(),
         recorded=tuple(kind for what in config.record for kind in _KINDS[what]),
-        logits_dtype=config.dtype,
+        logits_dtype=config.logits_dtype,
     )
 
 

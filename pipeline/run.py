@@ -54,7 +54,11 @@ def start(config: RunConfig, options: RunOptions, console: Console | None = None
         with interruptible():
             parts = assemble(config, device, folder, stack)
         folder.create()
-        open_recorder(parts, options, stack)
+        try:
+            open_recorder(parts, options, stack)
+        except MaskstreamError:
+            folder.discard()
+            raise
         with stop_on_signals() as stop:
             return _run(parts, options, stop, console)
 

@@ -18,6 +18,7 @@ from stages.recorder.config import RecorderConfig
 from stages.recorder.recorder import Recorder
 from stages.recording.files import OsFiles
 from stages.recording.layout import Buffer
+from stages.recording.ledger import Clock
 from stages.recording.log_writer import LogOptions
 from stages.recording.manifest import Manifest
 from stages.recording.space import SpaceLimits
@@ -63,14 +64,20 @@ class Rig:
 
 
 @contextmanager
-def recording(folder: Path, retry_s: float = 0.02, **settings: Any) -> Iterator[Rig]:
+def recording(
+    folder: Path,
+    retry_s: float = 0.02,
+    clock: Clock = Clock(),
+    **settings: Any,  # noqa: B008
+) -> Iterator[Rig]:
     """One that records logits, unless `settings` say more."""
-    config = RecorderConfig(**{"record": ("logits",), "min_free_bytes": 0} | settings)
+    exact = {"record": ("logits",), "dtype": "float32", "min_free_bytes": 0}
+    config = RecorderConfig(**exact | settings)
     disk = Disk()
     limits = SpaceLimits(config.min_free_bytes, config.min_free_bytes, config.quota_bytes)
     options = LogOptions(space=limits, retry_s=retry_s)
     manifest = Manifest("log", "session", source_id="cam1", recorded=("logits",))
-    writer = create_log(folder, manifest, options, files=disk)
+    writer = create_log(folder, manifest, options, files=disk, clock=clock)
     recorder = Recorder(config, masks=False, logits=True)
     recorder.open_log(writer, str(folder / "session"))
     recorder.start()

@@ -20,6 +20,7 @@ from stages.recorder.config import RecorderConfig
 from stages.recorder.counts import Counts
 from stages.recorder.recorder import RecorderReport
 from stages.recorder.ring import Ring
+from stages.recording.ledger import Clock
 from stages.recording.log_reader import LogRecording
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -252,6 +253,16 @@ def test_a_fault_of_ours_ends_the_recording_and_the_books_balance(
         report = ended(rig)
     assert report.written == 0
     assert sum(report.dropped.values()) == 6
+
+
+def test_a_wall_clock_that_jumps_changes_no_order(tmp_path: Path) -> None:
+    jumps = iter(range(10**18, 0, -(10**12)))
+    with recording(tmp_path, clock=Clock(unix_ns=lambda: next(jumps))) as rig:
+        rig.offer(20)
+        assert ended(rig).written == 20
+    assert frames_of(rig) == list(range(20))
+    with LogRecording(rig.path) as log:
+        assert [r.stamp.frame_id for r in log.records("logits")] == list(range(20))
 
 
 def test_a_ring_holds_so_many_bytes_and_one_item_of_any_size() -> None:

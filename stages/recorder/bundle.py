@@ -62,7 +62,7 @@ class Bundle:
         if self.looked is not None:
             yield from self._seen(self.looked)
         if "logits" in what and packet.logits is not None:
-            yield Logits(stamp, packet.object_ids, packet.logits, window).entry(config.dtype)
+            yield Logits(stamp, packet.object_ids, packet.logits, window).entry(config.logits_dtype)
         if "masks" in what and packet.masks is not None:
             yield Masks(stamp, packet.object_ids, packet.masks, window).entry()
         for message in self.messages:

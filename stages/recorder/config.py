@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.base import Section
+from stages.recording.quantise import LogitsDtype
 
 What = Literal["logits", "masks", "packets", "prompts", "detections", "frames"]
 Policy = Literal["drop", "block", "stop"]
@@ -27,8 +28,8 @@ class RecorderConfig(Section):
     layout: Literal["log", "npy"] = "log"
     """`log`: append-only segments with check sums. `npy`: two files a frame, for old tools; logits
     alone, float32, at video resolution."""
-    dtype: Literal["float32", "float16", "int8"] = "float32"
-    """Of the logits in a `log`."""
+    dtype: LogitsDtype | None = None
+    """Of the logits; null: float16 in a `log`, float32, which alone it can be, in `npy`."""
     zstd: bool = False
     """Compress what gets smaller by it; needs the extra `zstd`."""
     record: Annotated[tuple[What, ...], Field(min_length=1)] = (
@@ -56,7 +57,8 @@ class RecorderConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.layout == "npy" and (self.record != ("logits",) or self.dtype != "float32"):
+        dtype = self.dtype or "float32"
+        if self.layout == "npy" and (self.record != ("logits",) or dtype != "float32"):
             raise PydanticCustomError(
                 "npy",
                 "record, dtype: layout npy holds logits as float32, expected record: [logits]",
@@ -68,6 +70,11 @@ class RecorderConfig(Section):
         if len(set(self.record)) < len(self.record):
             raise PydanticCustomError("record", "record: got a name twice, expected each once")
         return self
+
+    @property
+    def logits_dtype(self) -> LogitsDtype:
+        """What `dtype` says, or stands for."""
+        return self.dtype or ("float16" if self.layout == "log" else "float32")
 
     @property
     def wants_logits(self) -> bool:

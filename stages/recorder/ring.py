@@ -12,10 +12,7 @@ T = TypeVar("T")
 
 class Ring(Generic[T]):
     """A queue from one thread to another that holds at most so many bytes, what is being worked on
-    included; an item that is larger than all of it is let in where nothing else is there.
-
-    `put` makes no system call unless it is asked to wait.
-    """
+    included; an item that is larger than all of it is let in where nothing else is there."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
