@@ -24,6 +24,8 @@ from stages.recording.manifest import Manifest
 from stages.recording.space import SpaceLimits
 from stages.recording.writing import create_log
 
+REAL = Clock()
+
 
 class Disk(OsFiles):
     """The real one, until it is told otherwise."""
@@ -67,8 +69,8 @@ class Rig:
 def recording(
     folder: Path,
     retry_s: float = 0.02,
-    clock: Clock = Clock(),
-    **settings: Any,  # noqa: B008
+    clock: Clock = REAL,
+    **settings: Any,
 ) -> Iterator[Rig]:
     """One that records logits, unless `settings` say more."""
     exact = {"record": ("logits",), "dtype": "float32", "min_free_bytes": 0}

@@ -15,6 +15,9 @@ from recorders import Rig, eventually, packet, recording
 from tiny_sam2 import listening
 
 from kpi.events import ErrorRaised, RecorderFrames, RecorderState
+from pipeline.health import Health
+from pipeline.status import RunStatus
+from pipeline.tally import Tally
 from stages.errors import RecordingError
 from stages.recorder.config import RecorderConfig
 from stages.recorder.counts import Counts
@@ -314,6 +317,19 @@ def test_books_that_are_settled_change_no_more() -> None:
 def test_a_section_that_makes_no_sense_is_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         RecorderConfig(**settings)
+
+
+def test_the_status_of_a_run_tells_of_its_recorder(tmp_path: Path) -> None:
+    tally = Tally(())
+    status = RunStatus("run", "cam", tally, Health(tally, stale_after_s=1, hung_after_s=1))
+    assert status.snapshot()["recorder"] is None
+    with recording(tmp_path) as rig:
+        status.recorder = rig.recorder.report
+        rig.offer(3)
+        eventually(lambda: rig.recorder.report().written == 3)
+        told = status.snapshot()["recorder"]
+    assert isinstance(told, dict)
+    assert (told["state"], told["offered"], told["written"]) == ("recording", 3, 3)
 
 
 def test_frames_are_off_unless_they_are_asked_for() -> None:
