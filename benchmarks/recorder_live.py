@@ -59,7 +59,10 @@ LOCAL = [
     *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", "source.ahead=0", "preview=null"),
     *("control.endpoint=tcp://127.0.0.1:0", "kpi.detail=second"),
 ]
-EVERYTHING = "recorder={record: [frames, detections, prompts, logits, masks, packets]%s}"
+EVERYTHING = (
+    "recorder={record: [frames, detections, prompts, logits, masks, packets], dtype: float32, "
+    "min_free_bytes: 0}"
+)
 SIDE, ROWS = 256, 64
 ARMS = ("off", "control", "on", "failing")
 BLOCK = 40
@@ -183,7 +186,7 @@ def load(folder: Path, seconds: float, rate: float) -> dict[str, float]:
             round(seconds * fps),
             f"source.fps={fps:g}",
             "source.ahead=300",
-            "recorder={record: [logits], min_free_bytes: 0}",
+            "recorder={record: [logits], dtype: float32, min_free_bytes: 0}",
         )
     fed = made[0]
     if not isinstance(fed, Fed):
@@ -208,7 +211,7 @@ def faults(folder: Path, rounds: int) -> dict[str, float]:
     disk = Switched.disk = Disk()
     with recorders(Switched, disk) as made:
         frames = (rounds * len(ARMS) + 1) * BLOCK
-        record(folder / "faults", frames, "source.fps=null", EVERYTHING % ", min_free_bytes: 0")
+        record(folder / "faults", frames, "source.fps=null", EVERYTHING)
     recorder = made[0]
     if not isinstance(recorder, Switched):
         raise TypeError("another recorder was made")
@@ -238,7 +241,7 @@ def again(folder: Path, frames: int) -> dict[str, float]:
     prompts = "segmenter.prompts=[{box: %s}]"
     people = threading.Thread(target=_people, args=(out,), daemon=True)
     people.start()
-    record(out, frames, prompts % PROMPT, EVERYTHING % ", min_free_bytes: 0")
+    record(out, frames, prompts % PROMPT, EVERYTHING)
     same = rerun(out, RerunOptions())
     other = rerun(out, RerunOptions((prompts % MOVED,)))
     return {

@@ -79,9 +79,7 @@ class _Loop:
     ) -> None:
         self._run, self._chain, self._segmenter = run, chain, segmenter
         self._compared = compared
-        self._wanted = Wanted(
-            masks=bool(len(run.log.frames("masks"))), logits=bool(len(run.log.frames("logits")))
-        )
+        self._wanted = Wanted(bool(len(run.log.frames("masks"))), compared.has_logits)
         if isinstance(segmenter, ChoosingSegmenter):
             segmenter.choices.script = self._choice
 

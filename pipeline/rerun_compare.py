@@ -54,6 +54,11 @@ class Comparison:
                 self.differences.append(Difference(stamp.epoch, stamp.frame_id, object_id, *found))
 
     @property
+    def has_logits(self) -> bool:
+        """Whether they are compared, beside or without masks."""
+        return bool(len(self.run.log.frames("logits")))
+
+    @property
     def differing_frames(self) -> int:
         return len({(each.epoch, each.frame_id) for each in self.differences})
 

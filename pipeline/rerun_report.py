@@ -76,7 +76,9 @@ class Report:
         if not compared.frames:
             return [*lines, "nothing could be compared"]
         if not objects:
-            return [*lines, f"identical, bit for bit: {what}"]
+            exact = compared.dtype == "float32" or not compared.has_logits
+            kept = "" if exact else f" as {compared.dtype}"
+            return [*lines, f"identical, bit for bit{kept}: {what}"]
         frames = f"{compared.differing_frames} of {compared.frames} frames differ"
         lines.append(f"{frames}, in {len(compared.differences)} of {compared.objects} masks")
         lines.extend(_line(each) for each in objects[:_SHOWN])

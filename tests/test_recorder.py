@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from recorders import Rig, eventually, packet, recording
-from tiny_sam2 import listening
+from tiny_sam2 import detections, frame, listening
 
 from kpi.events import ErrorRaised, RecorderFrames, RecorderState
 from pipeline.health import Health
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
+from stages.choices import Choice
 from stages.errors import RecordingError
 from stages.recorder.config import RecorderConfig
 from stages.recorder.counts import Counts
+from stages.recorder.looked import Looks
 from stages.recorder.recorder import RecorderReport
 from stages.recorder.ring import Ring
 from stages.recording.ledger import Clock
@@ -88,6 +90,13 @@ def test_a_disk_that_hangs_delays_nobody_and_costs_what_does_not_fit(tmp_path: P
     assert sum(event.dropped.get("ring", 0) for event in told) == 200 - held
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is."""
+    monkeypatch.setattr("stages.recorder.recorder._BLOCK_S", 60)
+
+
+@pytest.mark.usefixtures("patient")
 def test_policy_block_waits_for_room(tmp_path: Path) -> None:
     with recording(tmp_path, ring_bytes=1 << 20, policy="block") as rig:
         rig.disk.hangs.clear()
@@ -103,6 +112,7 @@ def test_policy_block_waits_for_room(tmp_path: Path) -> None:
     assert frames_of(rig) == list(range(200))
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_end_of_a_run_ends_the_waiting_of_block(tmp_path: Path) -> None:
     with recording(tmp_path, ring_bytes=1 << 20, policy="block") as rig:
         rig.disk.hangs.clear()
@@ -110,7 +120,7 @@ def test_the_end_of_a_run_ends_the_waiting_of_block(tmp_path: Path) -> None:
         offering.start()
         eventually(lambda: rig.recorder.report().offered > 90)
         rig.recorder.release()
-        offering.join(4)  # less than one frame would wait
+        offering.join(30)
         assert not offering.is_alive()
         rig.disk.hangs.set()
         assert ended(rig).dropped["ring"] > 0
@@ -317,6 +327,37 @@ def test_books_that_are_settled_change_no_more() -> None:
 def test_a_section_that_makes_no_sense_is_refused(settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError, match=expected):
         RecorderConfig(**settings)
+
+
+def test_what_the_frame_loop_saw_meets_its_result() -> None:
+    looks = Looks(pixels=True, boxes=True)
+    for number in range(4):
+        looks.look(detections(frame(frame_id=number, grey=number == 3), [[1.0, 2.0, 3.0, 4.0]]))
+        looks.chose(frame(frame_id=number), Choice(True, live=number))
+    looks.chose(frame(frame_id=9), Choice(False))
+    first, third = looks.seen(0, 0), looks.seen(0, 2)
+    assert first is not None
+    assert third is not None
+    assert (first.skipped, third.skipped) == (0, 1), "frame 1 has no result"
+    assert third.choice is not None
+    assert third.choice.live == 2
+    colour, grey = third.picture(), looks.seen(0, 3)
+    assert colour is not None
+    assert (colour == frame(frame_id=2).rgb.permute(1, 2, 0).numpy()).all()
+    assert third.nbytes == colour.nbytes
+    assert grey is not None
+    assert grey.picture() is not None
+    assert grey.nbytes * 3 == third.nbytes
+    assert grey.choice is not None
+    assert grey.choice.live == 3
+    assert looks.seen(0, 4) is None
+    assert (looks.copies.copies, looks.wanted) == (4, True)
+    looks.wanted = False
+    looks.look(detections(frame(frame_id=5), []))
+    unwanted = looks.seen(0, 5)
+    assert unwanted is not None
+    assert unwanted.picture() is None
+    assert looks.copies.copies == 4, "nothing is copied that nobody would write"
 
 
 def test_the_status_of_a_run_tells_of_its_recorder(tmp_path: Path) -> None:

@@ -45,12 +45,10 @@ class Bundle:
     def stamp(self) -> Stamp:
         return stamp_of(self.packet.info)
 
-    def nbytes(self, config: RecorderConfig) -> int:
+    @property
+    def nbytes(self) -> int:
         """What it holds of memory until it is written."""
-        parts = (
-            self.packet.logits if "logits" in config.record else None,
-            self.packet.masks if "masks" in config.record else None,
-        )
+        parts = (self.packet.logits, self.packet.masks)
         arrays = sum(part.nbytes for part in parts if part is not None)
         pixels = 0 if self.looked is None else self.looked.nbytes
         return arrays + pixels + sum(map(len, self.messages)) + _BESIDE_BYTES
@@ -106,7 +104,7 @@ class Bundle:
                 boxes_xyxy=rows[0][valid],
                 scores=rows[1][valid],
                 class_ids=rows[2][valid],
-                computed=looked.detections.computed,
+                computed=looked.computed,
             ).entry()
             every = dict(zip(ROWS, rows, strict=True))
             yield replace(found, arrays={**found.arrays, **every})

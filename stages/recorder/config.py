@@ -39,7 +39,7 @@ class RecorderConfig(Section):
     `frames`: the pixels, which can show people; off unless they are asked for."""
     policy: Policy = "drop"
     """Where the ring is full. `drop`: the frame is not recorded, and counted. `block`: the run
-    waits, up to 5 s a frame. `stop`: the run ends as failed, as it does where the disk fails."""
+    waits, up to 2 s a frame. `stop`: the run ends as failed, as it does where the disk fails."""
     ring_bytes: int = Field(default=128 << 20, ge=1 << 20, le=16 << 30)
     """Frames that wait to be written may take so much memory."""
     quota_bytes: int | None = Field(default=None, ge=1 << 20)

@@ -26,36 +26,50 @@ _POLL_S = 0.001
 class Looked:
     """One frame as the loop had it. Its tensors are on the host once `done` has passed."""
 
-    detections: Detections
-    """Kept until then, so that nothing rewrites what is being copied."""
+    epoch: int
+    frame_id: int
+    computed: bool
+    """Of its `Detections`."""
     pixels: Tensor | None
     """uint8 (3, H, W)."""
     boxes: tuple[Tensor, ...] | None
     """Boxes, scores, classes, valid, as in `Detections`."""
     done: torch.cuda.Event | None
+    copied: Detections | None = None
+    """What is being copied: kept until it is, so that nothing rewrites it."""
     skipped: int = 0
     """Frames before it that were looked at and have no result."""
     choice: Choice | None = None
 
     @property
     def nbytes(self) -> int:
-        return 0 if self.pixels is None else self.pixels.numel()
+        """Of its pixels."""
+        if self.pixels is None:
+            return 0
+        return self.pixels[0].numel() * (1 if self._is_grey else 3)
 
     @property
-    def is_grey(self) -> bool:
+    def _is_grey(self) -> bool:
         """Whether its three planes are one."""
-        return self.detections.frame.rgb.stride(0) == 0
+        return self.pixels is not None and self.pixels.stride(0) == 0
+
+    def is_copied(self) -> bool:
+        """Whether it is on the host; asks, never waits."""
+        if self.done is not None and not self.done.query():
+            return False
+        self.copied = None
+        return True
 
     def await_copy(self) -> None:
         """Wait until it is on the host."""
-        while self.done is not None and not self.done.query():
+        while not self.is_copied():
             time.sleep(_POLL_S)
 
     def picture(self) -> NDArray[np.uint8] | None:
         """(H, W) grey or (H, W, 3) RGB; after `await_copy`."""
         if self.pixels is None:
             return None
-        if self.is_grey:
+        if self._is_grey:
             return np.asarray(self.pixels[0].contiguous().numpy())
         return np.asarray(self.pixels.permute(1, 2, 0).contiguous().numpy())
 
@@ -79,32 +93,33 @@ class Looks:
 
     def chose(self, frame: Frame, choice: Choice) -> None:
         """The `Journal` of the segmenter's choices."""
-        waiting = self._waiting
-        if waiting and waiting[-1].detections.frame is frame:
-            waiting[-1].choice = choice
+        newest = self._waiting[-1] if self._waiting else None
+        if newest is not None and (newest.epoch, newest.frame_id) == (frame.epoch, frame.frame_id):
+            newest.choice = choice
 
     def seen(self, epoch: int, frame_id: int) -> Looked | None:
         """The frame whose result is there; those before it will have none."""
         skipped = 0
         while self._waiting:
             looked = self._waiting.popleft()
-            frame = looked.detections.frame
-            if (frame.epoch, frame.frame_id) == (epoch, frame_id):
+            if (looked.epoch, looked.frame_id) == (epoch, frame_id):
                 looked.skipped = skipped
+                looked.is_copied()  # most often: then the device's memory is free again
                 return looked
             skipped += 1
         return None
 
     def _copied(self, detections: Detections) -> Looked:
-        rgb = detections.frame.rgb
+        frame, rgb = detections.frame, detections.frame.rgb
+        name = frame.epoch, frame.frame_id, detections.computed
         found = detections.boxes_xyxy, detections.scores, detections.class_ids, detections.valid
         pixels = rgb if self._pixels and self.wanted else None
         boxes: tuple[Tensor, ...] | None = found if self._boxes and self.wanted else None
         if pixels is None and boxes is None:
-            return Looked(detections, None, None, None)
+            return Looked(*name, None, None, None)
         if not rgb.is_cuda:
             self._count(pixels, boxes)
-            return Looked(detections, pixels, boxes, None)
+            return Looked(*name, pixels, boxes, None)
         if self._stream is None:
             self._stream = torch.cuda.Stream(rgb.device)
         self._stream.wait_stream(torch.cuda.current_stream(rgb.device))
@@ -114,7 +129,7 @@ class Looks:
             done = torch.cuda.Event()
             done.record()
         self._count(pixels, boxes)
-        return Looked(detections, pixels, boxes, done)
+        return Looked(*name, pixels, boxes, done, detections)
 
     def _count(self, pixels: Tensor | None, boxes: tuple[Tensor, ...] | None) -> None:
         parts = (*(() if pixels is None else (pixels,)), *(boxes or ()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -29,8 +30,9 @@ from stages.recording.entries import VideoLogits
 from stages.recording.entry import Entry
 from stages.wire_envelope import Kind
 
-_BLOCK_S: Final = 5.0
-"""Policy `block` waits for room so long: a disk that hangs must not stop the run for ever."""
+_BLOCK_S: Final = 2.0
+"""Policy `block` waits for room so long: a disk that hangs must not stop the run for ever, nor have
+it taken for one that hangs."""
 _MESSAGES: Final = 64
 """Messages that may wait for the next frame."""
 _DRAIN_S: Final = 10.0
@@ -83,9 +85,9 @@ class Recorder:
         info = packet.info
         looked = self.looks.seen(info.epoch, info.frame_id)
         messages, self._messages = tuple(self._messages), []
-        bundle = Bundle(self._counts.offer(), packet, looked, messages)
+        bundle = Bundle(self._counts.offer(), self._kept(packet), looked, messages)
         waits = self.config.policy == "block" and self._is_recording
-        if not self._ring.put(bundle, bundle.nbytes(self.config), _BLOCK_S if waits else 0.0):
+        if not self._ring.put(bundle, bundle.nbytes, _BLOCK_S if waits else 0.0):
             reason: RecorderLoss = "ring" if self._is_recording else "paused"
             self._counts.drop(reason)
             self._opened.lost(reason, bundle.stamp)
@@ -138,6 +140,13 @@ class Recorder:
         if self._drain is None:
             raise RuntimeError("the recorder was not opened")
         return self._drain
+
+    def _kept(self, packet: HostPacket) -> HostPacket:
+        """What others asked for does not wait here."""
+        what = self.config.record
+        masks = packet.masks if "masks" in what else None
+        logits = packet.logits if "logits" in what else None
+        return replace(packet, masks=masks, logits=logits)
 
     @property
     def _is_recording(self) -> bool:
