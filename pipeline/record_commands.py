@@ -10,7 +10,9 @@ import typer
 
 app = typer.Typer(help="Look at a recording.", no_args_is_help=True)
 
-Recorded = Annotated[Path, typer.Argument(metavar="PATH", help="The folder of a recording.")]
+Recorded = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A recording, or the run that made it.")
+]
 
 
 class ExportLayout(StrEnum):

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from kpi.text import printable
 from stages.recording.export import export_npy
+from stages.recording.reading import recording_in
 
 _LONGEST = 400
 
@@ -22,7 +23,9 @@ def export(path: Path, out: Path) -> int:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("frames", total=None)
         done = export_npy(
-            path, out, lambda count, of: progress.update(task, completed=count, total=of)
+            recording_in(path),
+            out,
+            lambda count, of: progress.update(task, completed=count, total=of),
         )
     sys.stdout.write(f"{done.path}: {done.frames} frames\n")
     for line in done.left_out:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kpi.text import printable
 from stages.recording.manifest import Manifest
+from stages.recording.reading import recording_in
 from stages.recording.summary import Summary, summarize
 from stages.recording.verdict import Verdict
 from stages.recording.verify import verify
@@ -22,8 +23,8 @@ _MB = 1e6
 def show_verdict(path: Path, closed: bool) -> int:
     """Print what `verify` found; 1 where something is wrong. With ``closed`` also where the
     recording has no end. Raises `RecordingError`."""
-    verdict = verify(path)
-    sys.stdout.write(f"{path}: {', '.join(_counts(verdict))}\n")
+    verdict = verify(recording_in(path))
+    sys.stdout.write(f"{verdict.path}: {', '.join(_counts(verdict))}\n")
     flaws = list(verdict.flaws)
     if closed and not verdict.closed:
         flaws.append("it has no end")
@@ -34,7 +35,7 @@ def show_verdict(path: Path, closed: bool) -> int:
 
 def show_summary(path: Path, as_json: bool) -> int:
     """Print what a recording is; returns 0. Raises `RecordingError`."""
-    found = summarize(path)
+    found = summarize(recording_in(path))
     if as_json:
         sys.stdout.write(json.dumps({**asdict(found), "path": str(found.path)}) + "\n")
         return 0

@@ -1,32 +1,25 @@
-"""Small recordings, disks that fail, and clocks that stand still.
-
-As a command it writes a recording until it is killed:
-
-    python tests/recordings.py FOLDER LAYOUT SEED
-
-For each entry that is acknowledged it writes its number, eight bytes, to standard output.
-"""
+"""Small recordings, disks that fail, and clocks that stand still."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.recording.entries import Logits, Packet, VideoLogits
-from stages.recording.entry import Entry, Stamp
+from stages.recording.entries import Logits, VideoLogits
+from stages.recording.entry import Stamp
 from stages.recording.files import OsFiles
 from stages.recording.layout import Buffer
-from stages.recording.ledger import Clock
-from stages.recording.log_writer import LogOptions
+from stages.recording.ledger import Clock, WriterStatus
+from stages.recording.log_writer import LogOptions, LogWriter
 from stages.recording.manifest import Manifest
-from stages.recording.npy_writer import NpyOptions
+from stages.recording.npy_writer import NpyOptions, NpyWriter
 from stages.recording.segment_chain import SegmentOptions
 from stages.recording.space import SpaceLimits
 from stages.recording.writing import create_log, create_npy
@@ -35,14 +28,15 @@ from stages.window import whole
 ANY_SPACE = SpaceLimits(0, 0)
 """A disk that is full enough for no test to depend on it."""
 SIZE_HW = (24, 40)
+PLAYED_FRAMES = 8
 
 
 def log_options(nbytes: int = 1 << 20, compress: bool = False, **segments: object) -> LogOptions:
-    return LogOptions(SegmentOptions(nbytes, **segments), ANY_SPACE, compress=compress)  # type: ignore[arg-type]
+    return LogOptions(SegmentOptions(nbytes, **segments), ANY_SPACE, compress=compress)
 
 
 def manifest(layout: str = "log", session_id: str = "s") -> Manifest:
-    return Manifest(layout, session_id)  # type: ignore[arg-type]
+    return Manifest(layout, session_id)
 
 
 def low_logits(frame_id: int, objects: int = 2, size: int = 4) -> NDArray[np.float32]:
@@ -136,45 +130,49 @@ class FailingFiles(OsFiles):
             raise OSError(self.code, os.strerror(self.code))
 
 
-def offered(seed: int) -> Iterator[Callable[[], Entry]]:
-    """Entries of very different sizes, whose bytes follow from their number."""
-    sizes = np.random.default_rng(seed)
-    frame_id = 0
-    while True:
-        nbytes = int(10 ** sizes.uniform(1, 6.3))
-        yield lambda frame_id=frame_id, nbytes=nbytes: message(frame_id, nbytes)  # type: ignore[misc]
-        frame_id += 1
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a writer on a failing disk acknowledged."""
+
+    path: Path
+    acknowledged: list[int]
+    status: WriterStatus
+    healed: bool
+    """Whether the disk's faults were over before the last frame was offered."""
 
 
-def message(frame_id: int, nbytes: int) -> Entry:
-    return Packet(Stamp(0, frame_id), message_bytes(frame_id, nbytes)).entry()
+def play(
+    writer: LogWriter | NpyWriter,
+    append: Callable[[int], int | None],
+    clock: StandingClock,
+    files: FailingFiles,
+    path: Path,
+) -> Played:
+    """Frames half a second apart, and the last one some seconds later."""
+    acknowledged: list[int] = []
+    for number in range(PLAYED_FRAMES):
+        clock.now_s += 2 if number == PLAYED_FRAMES - 1 else 0  # a pause rests for a second
+        healed = len(files.calls) >= files.fail_at + files.times
+        if append(number) is not None:
+            acknowledged.append(number)
+        for _ in range(1 if number < PLAYED_FRAMES - 2 else 8):
+            clock.now_s += 0.5
+            writer.poll()
+    return Played(path, acknowledged, writer.close(), healed)
 
 
-def message_bytes(frame_id: int, nbytes: int) -> bytes:
-    """Eight bytes of the frame's number, again and again."""
-    return (frame_id.to_bytes(8, "little") * (nbytes // 8 + 1))[:nbytes]
+def play_log(root: Path, files: FailingFiles, options: LogOptions | None = None) -> Played:
+    """In segments of two frames."""
+    clock = StandingClock()
+    options = options or log_options(2200, seconds=100.0)
+    log = create_log(root, manifest(), options, files=files, clock=clock.clock)
+    return play(log, lambda n: log.append(logits(n).entry()), clock, files, root / "s")
 
 
-def main() -> None:
-    folder, layout, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    if layout == "log":
-        log = create_log(folder, manifest(), log_options(16 << 20))
-        for entry in offered(seed):
-            _acknowledge(log.append(entry()))
-    npy = create_npy(folder, manifest("npy"), NpyOptions(space=ANY_SPACE))
-    sizes = np.random.default_rng(seed)
-    for number in range(1_000_000):
-        side = int(10 ** sizes.uniform(0, 2.5))
-        values = np.full((2, 1, side, side), number, np.float32)
-        stamp = Stamp(0, number % 50, pass_index=number // 50)
-        _acknowledge(npy.append(VideoLogits(stamp, np.array([number, 1]), values)))
-
-
-def _acknowledge(number: int | None) -> None:
-    if number is None:
-        sys.exit("an entry was dropped")
-    os.write(1, number.to_bytes(8, "little"))
-
-
-if __name__ == "__main__":
-    main()
+def play_npy(root: Path, files: FailingFiles) -> Played:
+    """Half as many frames, each twice."""
+    clock = StandingClock()
+    options = NpyOptions(space=ANY_SPACE)
+    npy = create_npy(root, manifest("npy"), options, files=files, clock=clock.clock)
+    path = root / "predictions" / "s"
+    return play(npy, lambda n: npy.append(video(n % 4, n // 4)), clock, files, path)

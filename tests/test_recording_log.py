@@ -280,7 +280,7 @@ def test_it_goes_on_in_a_recording_that_was_cut_off(tmp_path: Path) -> None:
         Entry("gap"),
         Entry("packet", arrays={"message": np.zeros(2, object)}),
         Entry("prompt", fields={"x": float("nan")}),
-        Entry("prompt", fields={"x": {1, 2}}),  # type: ignore[dict-item]
+        Entry("prompt", fields={"x": {1, 2}}),
     ],
 )
 def test_what_no_recording_can_hold_is_refused_and_not_counted(

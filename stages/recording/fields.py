@@ -43,6 +43,10 @@ class Fields:
             raise self.misfit(name, f"{count} integers")
         return tuple(int(item) for item in value)
 
+    def all_integers(self, name: str) -> tuple[int, ...]:
+        value = self._values.get(name)
+        return self.integers(name, len(value) if isinstance(value, list) else 0)
+
     def number(self, name: str) -> float:
         value = self._values.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool):

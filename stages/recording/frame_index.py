@@ -40,12 +40,12 @@ class FrameIndex:
 
     def place(self, frame_id: int, epoch: int | None, where: str) -> int:
         """Without ``epoch`` of the latest epoch that has the frame; raises `RecordingError`."""
-        hit = self.frame_ids == frame_id
-        if epoch is not None:
-            hit &= self.epochs == epoch
-        found = np.flatnonzero(hit)
-        if not len(found):
-            of = "" if epoch is None else f" of epoch {epoch}"
-            span = "none" if not len(self) else f"{self.frame_ids.min()}..{self.frame_ids.max()}"
-            raise RecordingError(f"{where}: no frame {frame_id}{of} (expected one of {span})")
-        return int(self.places[found[-1]])
+        epochs = np.unique(self.epochs)[::-1].tolist() if epoch is None else [epoch]
+        for each in epochs:
+            start, end = np.searchsorted(self.epochs, (each, each + 1))
+            row = start + np.searchsorted(self.frame_ids[start:end], frame_id)
+            if row < end and self.frame_ids[row] == frame_id:
+                return int(self.places[row])
+        of = "" if epoch is None else f" of epoch {epoch}"
+        span = "none" if not len(self) else f"{self.frame_ids.min()}..{self.frame_ids.max()}"
+        raise RecordingError(f"{where}: no frame {frame_id}{of} (expected one of {span})")

@@ -35,10 +35,10 @@ class LogRecording:
         self.path = path
         self._files: OrderedDict[int, SegmentFile] = OrderedDict()
         self.flaws: tuple[str, ...] = ()
-        self.numbers = segment_numbers(path)
         self.tables: dict[int, Table] = {}
-        for number in self.numbers:
-            self.tables[number] = self._table(number)
+        for number in segment_numbers(path):
+            self._read_table(number)
+        self.numbers = tuple(self.tables)
         self.manifest = self._manifest()
         self._indices: dict[Kind, FrameIndex] = {}
 
@@ -121,11 +121,15 @@ class LogRecording:
     def _record(self, number: int, row: int) -> StoredRecord:
         return self.segment(number).record(int(self.tables[number].rows["offset"][row]))
 
-    def _table(self, number: int) -> Table:
-        table = self.segment(number).table()
+    def _read_table(self, number: int) -> None:
+        try:
+            table = self.segment(number).table()
+        except RecordingError as error:  # it may have been retired just now
+            self.flaws += (str(error),)
+            return
+        self.tables[number] = table
         name = segment_name(number)
         self.flaws += tuple(f"{name}: {flaw}" for flaw in table.flaws)
-        return table
 
     def _manifest(self) -> Manifest:
         """The file's; where that is damaged or gone, the copy that begins every segment."""

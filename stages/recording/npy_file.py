@@ -6,6 +6,7 @@ import math
 import mmap
 import os
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,10 @@ from stages.errors import RecordingError
 
 _MAX_HEADER: Final = 10_000
 """Characters of a header, as many as numpy itself takes."""
+_HEADER_ERRORS: Final = (
+    *(ValueError, OSError, SyntaxError, TokenError, MemoryError, RecursionError),
+)
+"""What numpy's reading of a header lets out."""
 _KINDS: Final = frozenset({"f2", "f4", "f8", "i4", "i8", "u1", "i1", "b1"})
 
 
@@ -32,8 +37,9 @@ def read_npy(path: Path) -> NDArray[Any]:
         size = os.fstat(fd).st_size
         try:
             shape, fortran, dtype = _header(file)
-        except (ValueError, OSError) as error:
-            raise RecordingError(f"{path}: no .npy header: {error}") from None
+        except _HEADER_ERRORS as error:
+            reason = " ".join(str(error).split())
+            raise RecordingError(f"{path}: no .npy header: {reason:.120}") from None
         start, count = file.tell(), math.prod(shape)
         if dtype.str[1:] not in _KINDS or min(shape, default=0) < 0:
             raise RecordingError(f"{path}: got {dtype} {shape}, expected numbers")

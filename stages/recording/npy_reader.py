@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from fastcrc.crc32 import iscsi as crc32c
 
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
@@ -26,6 +27,7 @@ class IndexedFrame:
     """What the index tells of a frame's files."""
 
     stamp: Stamp
+    object_ids: tuple[int, ...]
     logits_crc: int
     ids_crc: int
 
@@ -77,17 +79,32 @@ class NpyRecording:
         are not what they claim to be."""
         self._frames.place(frame_id, epoch, self.path.name)
         values = read_npy(self.path / logits_name(frame_id))
-        ids = read_npy(self.path / ids_name(frame_id))
+        told = self._line(frame_id)
+        if told is None:
+            ids = read_npy(self.path / ids_name(frame_id))
+        else:
+            ids = np.array(told.object_ids, np.int64)
         if values.ndim != 4 or values.shape[1] != 1 or ids.shape != values.shape[:1]:
             raise RecordingError(
                 f"{self.path / logits_name(frame_id)}: got logits {values.shape} and ids "
                 f"{ids.shape}, expected (n, 1, H, W) and (n,)"
             )
-        told = self.indexed.get(frame_id)
-        stamp = Stamp(0, frame_id) if told is None else told[-1].stamp
+        stamp = Stamp(0, frame_id) if told is None else told.stamp
         return VideoLogits(
             stamp, ids.astype(np.int64, copy=False), values.astype(np.float32, copy=False)
         )
+
+    def _line(self, frame_id: int) -> IndexedFrame | None:
+        """The line of the index that the frame's logits belong to; None where there is none.
+
+        That is the last one, but for a frame whose writer was killed when it had written the line
+        and not yet put the files in their places.
+        """
+        told = self.indexed.get(frame_id, ())
+        if len(told) > 1 and (frame_id == self.last_indexed or len({t.ids_crc for t in told}) > 1):
+            crc = crc32c((self.path / logits_name(frame_id)).read_bytes())
+            told = tuple(line for line in told if line.logits_crc == crc) or told
+        return told[-1] if told else None
 
     def _epoch(self, frame_id: int) -> int:
         told = self.indexed.get(frame_id)
@@ -123,7 +140,8 @@ class NpyRecording:
         if kind == "frame":
             names = ("epoch", "frame_id", "captured_ns", "captured_unix_ns", "pass_index")
             stamp = Stamp(*(told.integer(name) for name in names))
-            frame = IndexedFrame(stamp, told.integer("logits_crc32c"), told.integer("ids_crc32c"))
+            crcs = (told.integer("logits_crc32c"), told.integer("ids_crc32c"))
+            frame = IndexedFrame(stamp, told.all_integers("object_ids"), *crcs)
             self.last_indexed = stamp.frame_id
             indexed[stamp.frame_id] = (*indexed.get(stamp.frame_id, ()), frame)
         elif kind == "gap":

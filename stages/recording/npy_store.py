@@ -62,7 +62,7 @@ class NpyStore:
         told = {
             "kind": "frame",
             **asdict(at),
-            "shape": list(frame.values.shape),
+            "object_ids": frame.object_ids.tolist(),
             "logits_crc32c": joint_crc(logits),
             "ids_crc32c": joint_crc(ids),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
@@ -10,7 +11,15 @@ from stages.recording.log_reader import LogRecording, segment_numbers
 from stages.recording.npy_names import frame_of
 from stages.recording.npy_reader import NpyRecording
 
+IN_RUN: Final = "recording"
+"""Where a run keeps its recording, unless it was told another place."""
 Recording = LogRecording | NpyRecording
+
+
+def recording_in(path: Path) -> Path:
+    """The recording at ``path``: itself, or that in the folder of a run."""
+    inside = path / IN_RUN
+    return inside if inside.is_dir() else path
 
 
 def open_recording(path: Path | str) -> Recording:
@@ -28,8 +37,9 @@ def open_recording(path: Path | str) -> Recording:
         raise RecordingError(
             f"{folder}: {error.strerror} (expected the folder of a recording)"
         ) from error
-    if manifests.NAME in names and manifests.load(folder).layout == "log":
-        return LogRecording(folder)
-    if manifests.NAME in names or any(frame_of(name) is not None for name in names):
+    if any(frame_of(name) is not None for name in names):
         return NpyRecording(folder)
+    if manifests.NAME in names:  # nothing was written yet
+        is_log = manifests.load(folder).layout == "log"
+        return LogRecording(folder) if is_log else NpyRecording(folder)
     raise RecordingError(f"{folder}: no recording (expected segment-*.log, or frame_*.npy)")

@@ -162,9 +162,12 @@ class SegmentChain:
             return
         self._put(encode(Book("retired", {"through": due[-1].number}).entry()))
         for segment in due:
-            with suppress(OSError):  # tried again when the next segment begins
-                self._files.remove(segment_name(segment.number), self._folder_fd)
-                self._finished.removed(segment)
+            try:
+                with suppress(FileNotFoundError):
+                    self._files.remove(segment_name(segment.number), self._folder_fd)
+            except OSError:  # tried again when the next segment begins
+                continue
+            self._finished.removed(segment)
 
     def _sync(self) -> None:
         if self._open is not None:
