@@ -46,8 +46,9 @@ import sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from pathlib import Path
 from control_rig import rig
+from pipeline.settled import settled
 with rig(Path(sys.argv[2]), endpoint="tcp://127.0.0.1:0", rate_per_s=float(sys.argv[3]),
-         burst=int(float(sys.argv[3]))) as live:
+         burst=int(float(sys.argv[3]))) as live, settled():
     print(live.channel.endpoint, flush=True)
     sys.stdin.read()
     print(dict(live.channel.counts), flush=True)

@@ -23,6 +23,7 @@ from kpi.events import (
     SamMaskOutput,
     Spread,
     StageMs,
+    SubscriberMessages,
 )
 
 DetailName = Literal["frame", "second", "off"]
@@ -31,7 +32,8 @@ Lines = Iterable[tuple[float, Event]]
 
 _PER_FRAME = (FramePublished, FrameDropped, SamMaskOutput)
 _FIGURES = (
-    *(*_PER_FRAME, FrameSecond, DeviceSample, HostCopies, PacketsSent, PeersConnected),
+    *(*_PER_FRAME, FrameSecond, DeviceSample),
+    *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages),
     RecorderFrames,
 )
 

@@ -26,6 +26,7 @@ from kpi.events import (
     RunStarted,
     SamMaskOutput,
     SourceStateChanged,
+    SubscriberMessages,
     SubscriberState,
 )
 
@@ -34,5 +35,6 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
     RecorderFrames,
-    *(HostCopies, PacketsSent, PeersConnected, ControlCommands, ErrorRaised, EventsDropped),
+    *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages, ControlCommands),
+    *(ErrorRaised, EventsDropped),
 )

@@ -14,13 +14,19 @@ it; `stopped`: in flight when the run ended."""
 FrameKind = Literal["key", "followed", "held"]
 
 RefusalReason = Literal["no_slot", "bad_prompt"]
+ConnectionOutcome = Literal["connected", "let_in", "uninvited", "endless"]
+"""All connections, those that got in, those whose key is not allowed, and those cut off in a
+message that did not end. Who was connected and not let in spoke no ZMTP, or had no key that is
+allowed."""
 ControlOutcome = Literal[
     "applied", "refused", "repeated", "too_fast", "failed",
-    "bad_parts", "not_json", "bad_command", "connected", "let_in", "uninvited",
+    "bad_parts", "not_json", "bad_command", "connected", "let_in", "uninvited", "endless",
 ]  # fmt: skip
 """`bad_parts`, `not_json` and `bad_command` were no commands; `failed`: an error of ours. The last
-three are connections: all of them, those that got in, and those whose key is not allowed. Who was
-connected and not let in spoke no ZMTP, or had no key that is allowed."""
+four are connections, see `ConnectionOutcome`."""
+SubscriberOutcome = Literal["heard", "refused", "connected", "let_in", "uninvited", "endless"]
+"""`heard`: a subscription, or one taken back; `refused`: a message that is neither. The last four
+are connections, see `ConnectionOutcome`."""
 RecorderStateName = Literal["recording", "paused", "stopped"]
 RecorderLoss = Literal["ring", "paused", "failed", "stopped"]
 """Why an offered frame is not in the recording. `ring`: too many waited; `paused`: the disk is
@@ -261,6 +267,15 @@ class PeersConnected(Event):
     socket: str
     """Like "results"."""
     peers: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberMessages(Event):
+    """What came in at the results' socket since the last such event."""
+
+    event: ClassVar[str] = "subscriber_messages"
+    counts: dict[SubscriberOutcome, int]
+    """By how it ended; what did not occur is left out."""
 
 
 @dataclass(frozen=True, slots=True)

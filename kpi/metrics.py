@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 from kpi.device_events import DeviceFaultKind
-from kpi.events import ControlOutcome, DropReason, RecorderLoss, RefusalReason
+from kpi.events import ControlOutcome, DropReason, RecorderLoss, RefusalReason, SubscriberOutcome
 from kpi.sometimes import SometimesKnown
 
 SECONDS = (
@@ -122,6 +122,8 @@ class Metrics:
         self.packet_bytes = {topic: sent.labels(source, topic) for topic in TOPICS}
         peers = self._gauge("peers", "Connected to a socket.", "source", "socket")
         self.peers = {name: peers.labels(source, name) for name in SOCKETS}
+        heard = self._counter("subscriber_messages", "At the results' socket.", "source", "outcome")
+        self.heard = {end: heard.labels(source, end) for end in get_args(SubscriberOutcome)}
         commands = self._counter("control_commands", "At the control channel.", "source", "outcome")
         self.commands = {end: commands.labels(source, end) for end in get_args(ControlOutcome)}
 

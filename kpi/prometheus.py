@@ -27,6 +27,7 @@ from kpi.events import (
     RecorderFrames,
     RecorderState,
     SourceStateChanged,
+    SubscriberMessages,
     SubscriberState,
 )
 from kpi.metrics import Expectations, Metrics
@@ -34,6 +35,9 @@ from kpi.sometimes import RECORDERS, Judge, SometimesKnown
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NOTHING_EXPECTED = Expectations()
+Copied = HostCopies | PacketsSent
+Asked = PeersConnected | SubscriberState | SubscriberMessages | ControlCommands
+Transport = Copied | Asked
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -85,13 +89,7 @@ class PrometheusSink:
                 self._metrics.drops[event.reason].inc()
             case ObjectAdded() | ObjectDropped() | ObjectRefused() | PromptEnded():
                 self._objects(event)
-            case (
-                HostCopies()
-                | PacketsSent()
-                | PeersConnected()
-                | SubscriberState()
-                | ControlCommands()
-            ):
+            case _ if isinstance(event, Transport):
                 self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
@@ -142,9 +140,7 @@ class PrometheusSink:
                 if prompts := self._find(metrics.prompts, (event.action, outcome)):
                     prompts.inc()
 
-    def _transport(
-        self, event: HostCopies | PacketsSent | PeersConnected | SubscriberState | ControlCommands
-    ) -> None:
+    def _transport(self, event: Transport) -> None:
         metrics = self._metrics
         match event:
             case HostCopies():
@@ -162,6 +158,9 @@ class PrometheusSink:
             case ControlCommands():
                 for outcome, count in event.counts.items():
                     metrics.commands[outcome].inc(count)
+            case SubscriberMessages():
+                for told, count in event.counts.items():
+                    metrics.heard[told].inc(count)
             case SubscriberState():
                 if gauge := self._find(metrics.subscribers, event.topic.partition("/")[0]):
                     gauge.set(event.subscribers)

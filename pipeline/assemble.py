@@ -26,6 +26,7 @@ from pipeline.build import (
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
 from pipeline.control.build import Control, build_control
+from pipeline.exposure import exposed
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
 from pipeline.health import Health
@@ -46,8 +47,6 @@ from stages.base import (
     TruthSource,
 )
 from stages.copies import CopyCount
-from stages.curve import Reach
-from stages.local_sockets import is_open
 from stages.picture_tap import PictureTap
 from stages.recorder.recorder import Recorder
 from stages.sinks.cuda_ipc import CudaIpc
@@ -123,14 +122,7 @@ class Assembly:
     @property
     def open_to_all(self) -> tuple[str, ...]:
         """Names of the endpoints that anyone on the network may use."""
-        config, http = self.config, self.config.http
-        reach = {"results": config.results, "control": config.control, "frames": config.source}
-        found = [
-            name
-            for name, section in reach.items()
-            if isinstance(section, Reach) and is_open(self.endpoints.get(name, ""), section)
-        ]
-        return (*found, *(["http"] if http is not None and http.open_to_all else []))
+        return tuple(exposed(self.config, self.endpoints))
 
 
 def assemble(

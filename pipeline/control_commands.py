@@ -80,36 +80,27 @@ def add(
     _say(context, "add", shape, class_id=class_id, frame_id=frame, epoch=epoch)
 
 
-@app.command()
-def correct(
-    context: typer.Context,
-    object_id: Number,
-    box: BoxOption = None,
-    point: PointOption = None,
-    beside: NotOption = None,
-    mask: MaskOption = None,
-    frame: FrameOption = None,
-    epoch: EpochOption = None,
-) -> None:
-    """Put an object's mask right."""
-    shape = {"box": box, "point": point, "beside": beside, "mask": mask}
-    _say(context, "correct", shape, object_id=object_id, frame_id=frame, epoch=epoch)
+def _about_an_object(verb: Verb, what: str) -> None:
+    """A command that takes an object and a shape."""
+
+    def command(
+        context: typer.Context,
+        object_id: Number,
+        box: BoxOption = None,
+        point: PointOption = None,
+        beside: NotOption = None,
+        mask: MaskOption = None,
+        frame: FrameOption = None,
+        epoch: EpochOption = None,
+    ) -> None:
+        shape = {"box": box, "point": point, "beside": beside, "mask": mask}
+        _say(context, verb, shape, object_id=object_id, frame_id=frame, epoch=epoch)
+
+    app.command(verb, help=what)(command)
 
 
-@app.command()
-def reinit(
-    context: typer.Context,
-    object_id: Number,
-    box: BoxOption = None,
-    point: PointOption = None,
-    beside: NotOption = None,
-    mask: MaskOption = None,
-    frame: FrameOption = None,
-    epoch: EpochOption = None,
-) -> None:
-    """Follow an object from this alone, as if it were new."""
-    shape = {"box": box, "point": point, "beside": beside, "mask": mask}
-    _say(context, "reinit", shape, object_id=object_id, frame_id=frame, epoch=epoch)
+_about_an_object("correct", "Put an object's mask right.")
+_about_an_object("reinit", "Follow an object from this alone, as if it were new.")
 
 
 @app.command()

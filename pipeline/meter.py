@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from kpi import emit
-from kpi.events import HostCopies, PacketsSent, PeersConnected
+from kpi.events import (
+    HostCopies,
+    PacketsSent,
+    PeersConnected,
+    SubscriberMessages,
+    SubscriberOutcome,
+)
 from stages.copies import CopyCount
 from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import ZmqPublisher
@@ -26,6 +33,7 @@ class Meter:
         self._publisher = publisher
         self._told: dict[str, tuple[int, int]] = {}
         self._peers = 0
+        self._heard: Counter[SubscriberOutcome] = Counter()
         self._due = time.monotonic() + _EVERY_S
 
     def write(self, packet: HostPacket) -> None:
@@ -54,6 +62,10 @@ class Meter:
             if publisher.peers != self._peers:
                 self._peers = publisher.peers
                 emit(PeersConnected("results", publisher.peers))
+            heard = publisher.heard
+            if new := heard - self._heard:
+                emit(SubscriberMessages(dict(new)))
+            self._heard = heard
 
     def _new(self, name: str, number: int, size: int) -> tuple[int, int]:
         told_number, told_size = self._told.get(name, (0, 0))

@@ -24,6 +24,7 @@ from pipeline.folder import RunFolder
 from pipeline.frame_flow import FrameFlow, RunOptions
 from pipeline.kpi_topic import KpiTopic
 from pipeline.recording import open_recorder
+from pipeline.settled import settled
 from pipeline.signals import interruptible, stop_on_signals
 from pipeline.summary import (
     RunFacts,
@@ -59,23 +60,19 @@ def start(config: RunConfig, options: RunOptions, console: Console | None = None
         except MaskstreamError:
             folder.discard()
             raise
-        with stop_on_signals() as stop:
+        with settled(), stop_on_signals() as stop:
             return _run(parts, options, stop, console)
 
 
 def _run(parts: Assembly, options: RunOptions, stop: threading.Event, console: Console) -> int:
-    folder, config = parts.folder, parts.config
-    folder.config.write_text(config.as_yaml())
+    folder = parts.folder
+    folder.config.write_text(parts.config.as_yaml())
     write_json(folder.endpoints, parts.endpoints)
     for name, endpoint in parts.endpoints.items():
         console.print(f"{name}: {endpoint}", highlight=False, soft_wrap=True)
     for name in parts.open_to_all:
-        what = "read" if name in ("http", "results") else "use"
+        what = "read" if name in ("http", "results", "openigtlink") else "use"
         console.print(f"{name}: insecure_bind: whoever reaches it may {what} it", style="yellow")
-    if config.openigtlink_out is not None and config.openigtlink_out.open_to_all:
-        console.print(
-            "openigtlink_out: insecure_bind: whoever reaches it may see the masks", style="yellow"
-        )
     logger = _logger(parts)
     try:
         with logger.use():

@@ -19,6 +19,7 @@ from stages.curve_keys import ClientKeys
 from stages.errors import MaskstreamError
 from stages.wire import ObjectResult, ResultMessage, StateMessage
 
+NOBODY = "no publisher answered (expected a run that publishes there, and keys that it allows)"
 _TROUBLES = {
     "stale": "is stale",
     "frozen": "is frozen",
@@ -112,7 +113,7 @@ def _results(
             told[message.source_id] = message.state
         elif message is None:
             states = sorted({state.state for state in subscriber.states.values()})
-            heard = f"its state is {', '.join(states)}" if states else "no publisher answered"
+            heard = f"its state is {', '.join(states)}" if states else NOBODY
             raise _NoPacketError(f"no packet from {endpoint} for {timeout_s:g} s: {heard}")
 
 

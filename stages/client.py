@@ -11,6 +11,7 @@ import zmq
 from stages.connecting import Closing, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError, MaskstreamError
+from stages.losses import Losses
 from stages.wire import (
     MAX_MESSAGE_BYTES,
     Message,
@@ -31,14 +32,13 @@ class StaleError(MaskstreamError):
         """The result that came too late; None where none came."""
 
 
-class Subscriber(Closing):
+class Subscriber(Losses, Closing):
     """A subscription that counts what it missed. Use it from one thread.
 
     It may be made before the publisher is there, and finds it again after a loss of connection.
 
-    `gaps` and `lost` count holes in `seq` and the packets in them, from the first packet received
-    on. Another `run`, or a `seq` that falls back, is a publisher that started afresh: counted in
-    `restarts`, not as a loss. With `latest_only` what a newer result replaced counts as lost, too.
+    `received`, `gaps`, `lost` and `restarts` count, see `Losses`. With `latest_only` what a newer
+    result replaced counts as lost, too.
     """
 
     def __init__(
@@ -62,14 +62,9 @@ class Subscriber(Closing):
 
         Raises `ConfigError` for an endpoint that is none.
         """
-        self.gaps = 0
-        self.lost = 0
-        self.received = 0
-        self.restarts = 0
+        super().__init__()
         self.states: dict[str, StateMessage] = {}
         """The last state of each source."""
-        self._expected: dict[str, int] = {}
-        self._runs: dict[str, int] = {}
         self._stale_after_s = stale_after_s
         self._lively = time.monotonic()
         self._one_socket = not latest_only
@@ -101,8 +96,9 @@ class Subscriber(Closing):
         for a message that cannot be read; the next call goes on with the one after it.
 
         With `stale_after_s`, raises `StaleError` instead of returning a result that is older than
-        that (by the publisher's Unix clock against this host's), or that itself says that it is
-        stale; and where for so long no live result came.
+        that (by the publisher's Unix clock against this host's), that itself says that it is
+        stale, or whose epoch is over by what the state says; and where for so long no live result
+        came.
         """
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -129,11 +125,11 @@ class Subscriber(Closing):
 
     def _counted(self, message: Message) -> Message:
         if isinstance(message, ResultMessage):
-            self._begin(message)
+            self._begins(message)
             self._count_result(message)
         elif isinstance(message, StateMessage):
             if self._one_socket:
-                self._begin(message)
+                self._begins(message)
             self.states[message.source_id] = message
             if self._one_socket:
                 self._count_state(message)
@@ -143,11 +139,14 @@ class Subscriber(Closing):
         if self._stale_after_s is None:
             return message
         age_s = message.age_ns(time.time_ns()) / 1e9
-        if message.stale or age_s > self._stale_after_s:
-            says = ", and says so" if message.stale else ""
-            says = ", and a replay" if message.replay else says
+        state = self.states.get(message.source_id)
+        is_over = state is not None and state.run == message.run and message.epoch < state.epoch
+        if message.stale or is_over or age_s > self._stale_after_s:
+            why = ", and says so" if message.stale else ""
+            why += f", of epoch {message.epoch}, which is over" if is_over else ""
+            why = ", and a replay" if message.replay else why
             raise StaleError(
-                f"the result of frame {message.frame_id} is {age_s:.3f} s old{says} "
+                f"the result of frame {message.frame_id} is {age_s:.3f} s old{why} "
                 f"(expected at most {self._stale_after_s:g} s)",
                 message,
             )
@@ -169,33 +168,6 @@ class Subscriber(Closing):
         """Results, waiting for each for ever."""
         while (message := self.receive()) is not None:
             yield message
-
-    def _begin(self, message: ResultMessage | StateMessage) -> None:
-        """What an earlier run of the publisher made is not to be waited for."""
-        if self._runs.setdefault(message.source_id, message.run) != message.run:
-            self._runs[message.source_id] = message.run
-            self.restarts += 1
-            self._expected.pop(message.source_id, None)
-
-    def _count_result(self, message: ResultMessage) -> None:
-        expected = self._expected.get(message.source_id, message.seq)
-        if message.seq < expected:
-            self.restarts += 1
-        self._count_gap(message.seq - expected)
-        self._expected[message.source_id] = message.seq + 1
-        self.received += 1
-
-    def _count_state(self, message: StateMessage) -> None:
-        """A state follows the results made before it: those not here by now are lost."""
-        expected = self._expected.get(message.source_id)
-        if expected is not None and message.last_seq is not None:
-            self._count_gap(message.last_seq + 1 - expected)
-            self._expected[message.source_id] = max(expected, message.last_seq + 1)
-
-    def _count_gap(self, missing: int) -> None:
-        if missing > 0:
-            self.gaps += 1
-            self.lost += missing
 
 
 def _options(

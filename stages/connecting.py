@@ -1,16 +1,24 @@
-"""What every ZMQ client here shares: how it connects, and that it is closed."""
+"""What ZMQ sockets here share: how they notice a lost peer, and that a client is closed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import zmq
 
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
+
+WATCHFUL: Final = {
+    zmq.HEARTBEAT_IVL: 1000,
+    zmq.HEARTBEAT_TIMEOUT: 3000,
+    zmq.HEARTBEAT_TTL: 3000,
+    zmq.HANDSHAKE_IVL: 5000,
+}
+"""Options by which a peer that is gone, or never says who it is, is noticed; milliseconds."""
 
 
 class Closing(ABC):

@@ -14,7 +14,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from stages.connecting import Closing, connect
+from stages.connecting import WATCHFUL, Closing, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError, ControlError
 
@@ -66,16 +66,13 @@ class Controller(Closing):
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         options = {
+            **WATCHFUL,
             zmq.LINGER: 0,
             zmq.SNDHWM: 64,
             zmq.RCVHWM: 64,
             zmq.MAXMSGSIZE: _MAX_ANSWER_BYTES,
             zmq.RECONNECT_IVL: 100,
             zmq.RECONNECT_IVL_MAX: 1000,
-            zmq.HEARTBEAT_IVL: 1000,
-            zmq.HEARTBEAT_TIMEOUT: 3000,
-            zmq.HEARTBEAT_TTL: 3000,
-            zmq.HANDSHAKE_IVL: 5000,
         }
         try:
             connect(self._socket, endpoint, options, keys)

@@ -10,7 +10,7 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from stages.connecting import Closing, connect
+from stages.connecting import WATCHFUL, Closing, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
 from stages.wire_envelope import topic
@@ -51,10 +51,7 @@ class FrameSender(Closing):
             zmq.MAXMSGSIZE: _MAX_INBOUND_BYTES,
             zmq.RECONNECT_IVL: 100,
             zmq.RECONNECT_IVL_MAX: 1000,
-            zmq.HEARTBEAT_IVL: 1000,
-            zmq.HEARTBEAT_TIMEOUT: 3000,
-            zmq.HEARTBEAT_TTL: 3000,
-            zmq.HANDSHAKE_IVL: 5000,
+            **WATCHFUL,
         }
         try:
             connect(self._socket, endpoint, options, keys)

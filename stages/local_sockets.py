@@ -11,20 +11,12 @@ import socket as sockets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 import zmq
 
+from stages.connecting import WATCHFUL
 from stages.curve import Reach, guard
 from stages.errors import ConfigError, MaskstreamError
-
-WATCHFUL: Final = {
-    zmq.HEARTBEAT_IVL: 1000,
-    zmq.HEARTBEAT_TIMEOUT: 3000,
-    zmq.HEARTBEAT_TTL: 3000,
-    zmq.HANDSHAKE_IVL: 5000,
-}
-"""Options by which a peer that is gone, or never says who it is, is noticed; milliseconds."""
 
 
 class BindError(MaskstreamError):

@@ -12,6 +12,8 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
+from kpi.emit import emit
+from kpi.events import ErrorRaised
 from stages.curve_keys import public_key
 from stages.errors import ConfigError
 
@@ -75,7 +77,13 @@ def keep_door(context: zmq.Context[zmq.Socket[bytes]], allowed: AllowList) -> No
 def _answer_all(socket: zmq.Socket[bytes], allowed: AllowList) -> None:
     try:
         while True:
-            socket.send_multipart(_answer(socket.recv_multipart(), allowed))
+            asked = socket.recv_multipart()
+            try:
+                answer = _answer(asked, allowed)
+            except Exception as error:  # ours, whatever it is: one no, and the door goes on
+                emit(ErrorRaised("keys", f"{type(error).__name__}: {error}"))
+                answer = _no(asked)
+            socket.send_multipart(answer)
     except zmq.ContextTerminated:
         pass
     finally:
@@ -84,9 +92,13 @@ def _answer_all(socket: zmq.Socket[bytes], allowed: AllowList) -> None:
 
 def _answer(asked: Sequence[bytes], allowed: AllowList) -> list[bytes]:
     """The reply to one question; whatever is not right is a no."""
-    name, number = None, asked[1] if len(asked) > 1 else b""
+    name = None
     if len(asked) == 7 and asked[0] == b"1.0" and asked[2] == DOMAIN and asked[5] == b"CURVE":
         name = allowed.name(z85.encode(asked[6])) if len(asked[6]) == 32 else None
     if name is None:
-        return [b"1.0", number, b"400", b"not allowed", b"", b""]
-    return [b"1.0", number, b"200", b"OK", name.encode("utf-8", "replace"), b""]
+        return _no(asked)
+    return [b"1.0", asked[1], b"200", b"OK", name.encode("utf-8", "replace"), b""]
+
+
+def _no(asked: Sequence[bytes]) -> list[bytes]:
+    return [b"1.0", asked[1] if len(asked) > 1 else b"", b"400", b"not allowed", b"", b""]

@@ -26,6 +26,7 @@ from kpi.events import (
     SourceStateChanged,
     Spread,
     StageMs,
+    SubscriberMessages,
     SubscriberState,
 )
 
@@ -57,6 +58,7 @@ FULL: tuple[Event, ...] = (
     HostCopies("d2h", "header", 30, 4096),
     PacketsSent(30, 1 << 20),
     PeersConnected("results", 2),
+    SubscriberMessages({"heard": 3, "refused": 1}),
     ControlCommands({"applied": 2, "too_fast": 7}),
     ErrorRaised("run", "it broke"),
     EventsDropped(3, {"JsonlSink": 2}),

@@ -237,6 +237,38 @@ def test_a_result_that_is_old_is_an_error_and_the_next_is_not(publisher: ZmqPubl
         assert control.stale, "who asks for nothing is given it, and can see"
 
 
+def test_a_result_of_an_epoch_that_is_over_is_none_to_act_on(publisher: ZmqPublisher) -> None:
+    """By two sockets the state of the new epoch may be heard before the last result of the old."""
+    with Subscriber(publisher.endpoint, "cam1", latest_only=True, stale_after_s=20.0) as wary:
+        connected(publisher)
+        publisher.write(aged(0, 0.0))
+        publisher.announce("reconnecting", 1)
+        publisher.poll()
+        wait_until(
+            lambda: "cam1" in wary.states and wary.states["cam1"].epoch == 1,
+            lambda: _next_state(wary),
+        )
+        with pytest.raises(StaleError, match=r"frame 0 is [\d.]+ s old, of epoch 0, which is over"):
+            wary.receive(10.0)
+        new = aged(2, 0.0)
+        publisher.write(dataclasses.replace(new, info=dataclasses.replace(new.info, epoch=1)))
+        wait_until(lambda: _is_live(wary, 2), lambda: None)
+
+
+def _next_state(subscriber: Subscriber) -> None:
+    """Take in what is there, but no result: its socket comes after the state's."""
+    if subscriber._poller.poll(50) and dict(subscriber._poller.poll(0)).get(subscriber._sockets[1]):
+        subscriber.next_message(0.0)
+
+
+def _is_live(subscriber: Subscriber, frame_id: int) -> bool:
+    try:
+        got = subscriber.receive(5.0)
+    except StaleError:
+        return False
+    return got is not None and got.frame_id == frame_id
+
+
 def test_age_counts_up_to_the_reading() -> None:
     old = time.time_ns() - 30 * 10**9
     with (
@@ -458,7 +490,10 @@ def test_subscribe_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
         assert socket.recv()
     out, err = capsys.readouterr()
     assert out == "0 packets, 0 lost\n"
-    assert err == f"no packet from {endpoint} for 0.2 s: no publisher answered\n"
+    assert err == (
+        f"no packet from {endpoint} for 0.2 s: no publisher answered (expected a run that "
+        "publishes there, and keys that it allows)\n"
+    )
 
 
 def test_subscribe_to_a_source_that_is_silent_failed_or_ended(

@@ -16,6 +16,7 @@ from test_curve import Keys
 
 from pipeline.config import load_config
 from pipeline.control.config import ControlConfig
+from pipeline.exposure import exposed
 from stages.curve import CurveConfig
 from stages.errors import ConfigError
 from stages.sinks.zmq_publisher import ZmqPublisherConfig
@@ -161,4 +162,29 @@ def test_insecure_bind_is_said_in_every_section_that_is_there(tmp_path: Path) ->
     assert config.source.insecure_bind
     assert config.http.insecure_bind
     assert config.control is None
+    assert config.openigtlink_out is None
     assert not configured(tmp_path, text).results.insecure_bind
+    text = (
+        "source: {kind: openigtlink, listen: true, host: 0.0.0.0}\nopenigtlink_out: {host: '::'}\n"
+    )
+    config = configured(tmp_path, text, insecure_bind=True)
+    assert config.source.insecure_bind
+    assert config.openigtlink_out.insecure_bind
+    with pytest.raises(ConfigError, match="insecure_bind: true"):
+        configured(tmp_path, text)
+
+
+ANYWHERE = {name: "tcp://0.0.0.0:1" for name in ("results", "control", "frames")}
+
+
+def test_what_anyone_may_use_is_named(tmp_path: Path) -> None:
+    text = "results: {endpoint: 'tcp://*:0'}\ncontrol: {endpoint: 'tcp://*:0'}\n"
+    text += "openigtlink_out: {host: '::'}\nhttp: {host: 0.0.0.0}\nsource: "
+    names = ["results", "control", "frames", "openigtlink", "http"]
+    here = {name: "tcp://127.0.0.1:1" for name in ANYWHERE} | {"results": "ipc:///x"}
+    for source in ("{kind: openigtlink, listen: true, host: 0.0.0.0}", "{kind: zmq}"):
+        config = configured(tmp_path, text + source + "\n", insecure_bind=True)
+        assert list(exposed(config, ANYWHERE)) == names
+    assert list(exposed(config, here)) == ["openigtlink", "http"]
+    config = configured(tmp_path, "source: {kind: openigtlink, host: scanner}\n")
+    assert not list(exposed(config, here)), "it calls, nobody can call it"

@@ -199,6 +199,19 @@ def test_a_key_counts_as_soon_as_it_lies_there_and_no_longer(
                                            public_key(keys.folder / "run.key"))) == 0  # fmt: skip
 
 
+def test_an_error_at_the_door_is_a_no_and_the_door_goes_on(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(allowed: zap.AllowList, key: bytes) -> str:
+        raise OSError("the disk is gone")
+
+    with publishing(keys.curve) as publisher:
+        with monkeypatch.context() as patch:
+            patch.setattr(zap.AllowList, "name", fail)
+            assert hears(publisher, keys.friend) == 0
+        assert hears(publisher, keys.friend, 10.0) == 3
+
+
 @pytest.mark.parametrize("who", ["friend", "stranger", None])
 def test_frames_come_from_those_whose_key_is_allowed(keys: Keys, who: str | None) -> None:
     source = ZmqFrameSource(ZmqFramesConfig(endpoint=ANY_PORT, curve=keys.curve))

@@ -26,6 +26,8 @@ segmenter: {kind: sam2_image, model: demo, max_objects: 1}
 preview: null
 results: {endpoint: 'tcp://127.0.0.1:0', masks: logits}
 pictures: {fps: 20}
+control: {endpoint: 'tcp://127.0.0.1:0'}
+openigtlink_out: {port: 0}
 http: {port: 0}
 """
 TOLD_S = 2.0

@@ -29,6 +29,7 @@ from kpi.events import (
     SourceState,
     SourceStateChanged,
     StageMs,
+    SubscriberMessages,
     SubscriberState,
 )
 from kpi.logger import KpiLogger
@@ -381,6 +382,11 @@ def test_commands_by_how_they_ended() -> None:
     assert value(sink, "control_commands_total", outcome="applied", **cam) == 3
     assert value(sink, "control_commands_total", outcome="too_fast", **cam) == 7
     assert value(sink, "control_commands_total", outcome="uninvited", **cam) == 0
+    for count in (2, 3):
+        sink.write(1.0, SubscriberMessages({"heard": count, "refused": 1}))
+    assert value(sink, "subscriber_messages_total", outcome="heard", **cam) == 5
+    assert value(sink, "subscriber_messages_total", outcome="refused", **cam) == 2
+    assert value(sink, "subscriber_messages_total", outcome="let_in", **cam) == 0
 
 
 def test_what_is_expected_stands_beside_what_is() -> None:

@@ -27,7 +27,7 @@ from pipeline.run import start
 from pipeline.summary import write_summary
 
 LOCAL = ["results.endpoint=tcp://127.0.0.1:0", "http.port=0", "control.endpoint=tcp://127.0.0.1:0"]
-UNPACED = [*LOCAL, "source.fps=null"]
+UNPACED = [*LOCAL, "source.fps=null", "source.ahead=0"]
 
 
 def run(out: Path, config: str, options: RunOptions, *overrides: str) -> tuple[int, dict[str, Any]]:
@@ -233,12 +233,12 @@ def test_both_chains_publish_the_same_masks(tmp_path: Path, roi: str) -> None:
 @pytest.mark.timeout(300)
 def test_a_region_is_segmented_in_its_place(tmp_path: Path) -> None:
     roi = "source.roi={y: 60, x: 100, height: 400, width: 500}"
-    options = RunOptions(frames=40, audit=True)
+    options = RunOptions(frames=20, audit=True)
     code, summary = run(tmp_path / "run", "demo", options, *UNPACED, roi)
     assert code == 0
     assert summary["quality"]["mean_iou"] > 0.6
     copies = [e for e in events(tmp_path / "run") if e["event"] == "host_copies"]
-    assert sum(e["copied_bytes"] for e in copies if e["where"] == "upload") == 40 * 400 * 500
+    assert sum(e["copied_bytes"] for e in copies if e["where"] == "upload") == 20 * 400 * 500
 
 
 @pytest.mark.timeout(300)

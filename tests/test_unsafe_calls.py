@@ -19,6 +19,14 @@ METHODS = {
 }
 BUILTINS = {"eval", "exec", "compile", "__import__"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+UNDER_ANOTHER_NAME = {
+    "torch": {"load"},
+    "numpy": {"load"},
+    "yaml": {"load", "load_all", "unsafe_load", "full_load"},
+    "os": {"system", "popen"},
+    "subprocess": {"getoutput", "getstatusoutput"},
+}
+"""What is looked for by its full name is not imported without its module."""
 SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader"}
 READER = ROOT / "stages" / "detectors" / "yolo_pickle.py"
 """Reads what ultralytics pickled, as data: the one file that may look into a pickle's names."""
@@ -42,6 +50,9 @@ def breaches(source: str) -> Iterator[str]:
         else:
             names = []
         yield from (f"imports {name}" for name in names if name.split(".")[0] in MODULES)
+        if isinstance(node, ast.ImportFrom) and node.module in UNDER_ANOTHER_NAME:
+            hidden = {alias.name for alias in node.names} & UNDER_ANOTHER_NAME[node.module]
+            yield from (f"imports {node.module}.{name}" for name in sorted(hidden))
         if isinstance(node, ast.Call):
             yield from _in_call(node, loaders)
 
@@ -102,6 +113,9 @@ def test_nothing_in_the_tree_runs_what_it_reads() -> None:
         "os.system(text)",
         "torch.serialization.add_safe_globals([x])",
         "pd.read_pickle(path)",
+        "from torch import load",
+        "from yaml import load as read",
+        "from os import path, system",
     ],
 )
 def test_a_breach_is_seen(source: str) -> None:

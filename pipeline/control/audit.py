@@ -13,7 +13,8 @@ from kpi.event import Event
 from kpi.events import ErrorRaised
 from kpi.guarded import EventsLostError
 from kpi.jsonl import JsonlSink
-from pipeline.control.commands import Answer, Command
+from pipeline.control.answers import Answer
+from pipeline.control.commands import Command
 
 _FILE_BYTES = 16 << 20
 _KEEP = 4

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextvars
 import hashlib
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Final
 
 import zmq
 
+from pipeline.control.answers import DETAILS, Answer, Effect, answer_of
 from pipeline.control.audit import AuditLog
 from pipeline.control.commands import (
-    Answer,
     Command,
     CommandError,
     Ping,
@@ -26,13 +24,15 @@ from pipeline.control.commands import (
     read_command,
 )
 from pipeline.control.config import ControlConfig
-from pipeline.control.desk import DETAILS, Desk, Effect
+from pipeline.control.desk import Desk
 from pipeline.control.door import Door, Letter
 from pipeline.control.ledger import Ledger
 from pipeline.control.limits import Limits
 from pipeline.control.memory import WAITING, Key, Memory, Route
+from pipeline.control.wake import Wake
 
-_TURN_MS: Final = 500
+_TURN_MS: Final = 100
+"""Also how often the door looks for those who send without end."""
 _READS_A_TURN: Final = 32
 _REST_S: Final = 0.002
 """After a turn that left messages unread: who floods this thread shall not starve the others."""
@@ -58,8 +58,7 @@ class ControlChannel:
         self._memory = Memory()
         self._asked: dict[Key, tuple[Letter, Command]] = {}
         self._ended: deque[tuple[Key, Effect]] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._waking = threading.Lock()
+        self._wake = Wake()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -81,7 +80,7 @@ class ControlChannel:
         if self._thread is None:
             self._release()
             return
-        self._rouse()
+        self._wake.rouse()
         self._thread.join(_STOP_S)
 
     def _run(self) -> None:
@@ -102,8 +101,7 @@ class ControlChannel:
             self._release()
 
     def _turn(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+        self._wake.rest()
         read = 0
         while read < _READS_A_TURN and (letter := self._door.receive()) is not None:
             read += 1
@@ -113,7 +111,8 @@ class ControlChannel:
                 self.counts["failed"] += 1
                 self._ledger.fail("", error)
         self._answer_ended()
-        self.counts.update(self._door.connections())
+        for became, connections in self._door.connections().items():
+            self.counts[became] = connections
         self._ledger.tell()
         if read == _READS_A_TURN:
             self._over.wait(_REST_S)
@@ -178,13 +177,13 @@ class ControlChannel:
 
         def pass_on(done: Future[Effect]) -> None:
             self._ended.append((key, done.result()))
-            self._rouse()
+            self._wake.rouse()
 
         return pass_on
 
     def _answer(self, key: Key, effect: Effect) -> None:
         letter, command = self._asked.pop(key)
-        answer = _answer(command.id, effect)
+        answer = answer_of(command.id, effect)
         asked = self._memory.end(key, answer)
         self._ledger.record(letter, command, answer)
         for route in () if asked is None else asked.routes:
@@ -192,7 +191,7 @@ class ControlChannel:
 
     def _end(self, letter: Letter, command: Command, effect: Effect) -> None:
         """A command that is not begun, and not remembered: its id may be another's."""
-        answer = _answer(command.id, effect)
+        answer = answer_of(command.id, effect)
         self._ledger.record(letter, command, answer)
         self._door.send(letter.route, answer)
 
@@ -200,28 +199,7 @@ class ControlChannel:
         told = detail or DETAILS[reason]
         self._door.send(route, Answer(id=asked, outcome="refused", reason=reason, detail=told))
 
-    def _rouse(self) -> None:
-        with self._waking:
-            if self._wake >= 0:
-                os.eventfd_write(self._wake, 1)
-
     def _release(self) -> None:
-        with self._waking:
-            os.close(self._wake)
-            self._wake = -1
+        self._wake.close()
         self._door.close()
         self._ledger.close()
-
-
-def _answer(command_id: str, effect: Effect) -> Answer:
-    reason = effect.reason
-    return Answer(
-        id=command_id,
-        outcome="applied" if reason is None else "refused",
-        reason=reason,
-        detail=None if reason is None else DETAILS.get(reason),
-        epoch=effect.epoch,
-        frame_id=effect.frame_id,
-        object_id=effect.object_id,
-        data=effect.data,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -25,7 +25,7 @@ def _printable(text: str) -> str:
 Text = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class _Said(BaseModel):
+class Said(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -41,13 +41,13 @@ class Mask(BaseModel):
     """A mask of the full picture as COCO's uncompressed run lengths: column by column, runs of
     pixels beside and on the object by turns, beginning beside it."""
 
-    model_config = _Said.model_config
+    model_config = Said.model_config
 
     size_hw: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
     counts: tuple[Count, ...] = Field(min_length=1, max_length=MAX_COMMAND_BYTES)
 
 
-class _Command(_Said):
+class _Command(Said):
     id: Id
     """Chosen by the controller. A command that comes again is not done again, but answered as
     before."""
@@ -152,26 +152,6 @@ Command = Prompting | Rename | Pause | Resume | Snapshot | Status | Ping
 COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="verb")])
 
 Malformed = Literal["bad_parts", "not_json", "bad_command"]
-
-
-class Answer(_Said):
-    """How a command ended."""
-
-    id: str | None = None
-    """Of the command; left out where it could not be read, as is all that is null."""
-    outcome: Literal["applied", "refused"]
-    reason: str | None = None
-    """Why it was refused, one word; null where it was applied."""
-    detail: str | None = None
-    """The same for a person."""
-    epoch: int | None = None
-    """Of `frame_id`; the newest one, where that is null."""
-    frame_id: int | None = None
-    """The frame that it took effect on; null where it had none."""
-    object_id: int | None = None
-    """The object that it was about, also one that it made."""
-    data: dict[str, Any] | None = None
-    """What `status` and `snapshot` tell."""
 
 
 class CommandError(ValueError):

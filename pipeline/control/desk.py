@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.control.answers import Effect
 from pipeline.control.commands import (
     Add,
     Command,
@@ -33,42 +34,6 @@ from stages.prompting import Outcome, Prompt
 T = TypeVar("T")
 _WAITS_NS: Final = 2_000_000_000
 """A prompt for the next frame is not for one that comes when the source was away."""
-DETAILS: Final[dict[str, str]] = {
-    "bad_box": "expected x1 < x2 and y1 < y2, finite",
-    "bad_points": "expected 1 to 64 points, each with a label",
-    "bad_mask": "expected a mask of the full picture's size with at least one pixel",
-    "bad_request": "expected exactly one of box, points, mask, text",
-    "outside": "it lies outside the picture that is taken in",
-    "past_epoch": "the stream began anew since",
-    "past_frame": "that frame has passed",
-    "far_frame": "that frame is too far ahead",
-    "expired": "no frame came in time, and the picture may be another by now",
-    "no_frame_yet": "there was no frame yet",
-    "too_many": "too many commands wait",
-    "unknown_object": "no object of that id is followed",
-    "no_slot": "all object slots are in use",
-    "no_text": "this segmenter takes no words",
-    "no_prompts": "this segmenter takes no prompts",
-    "no_class": "there is no such class",
-    "no_detector": "there is no detector that could be paused",
-    "busy": "another snapshot is being written, or there are too many",
-    "failed": "it could not be done, see the log of the run",
-    "stopped": "the run ended",
-    "too_fast": "too many commands a second",
-    "id_reused": "another command had this id",
-}
-"""What a person may want to know of a reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """How a command ended."""
-
-    reason: str | None = None
-    epoch: int | None = None
-    frame_id: int | None = None
-    object_id: int | None = None
-    data: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from kpi.events import ControlOutcome
-from pipeline.control.commands import MAX_COMMAND_BYTES, Answer
+from kpi.events import ConnectionOutcome
+from pipeline.control.answers import Answer
+from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.config import ControlConfig
 from pipeline.control.memory import Route
 from stages.errors import ControlError
 from stages.local_sockets import BindError, bound, endpoint_of
+from stages.peers import Peers
 
 _OPTIONS: Final = {
     zmq.MAXMSGSIZE: MAX_COMMAND_BYTES,  # who sends more is cut off
@@ -23,13 +24,8 @@ _OPTIONS: Final = {
     zmq.SNDHWM: 64,  # what a controller that never reads does not take is dropped
     zmq.LINGER: 200,
 }
-_EVENTS_A_TURN: Final = 256
-_TOLD: Final[dict[int, ControlOutcome]] = {
-    zmq.EVENT_ACCEPTED: "connected",
-    zmq.EVENT_HANDSHAKE_SUCCEEDED: "let_in",
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "uninvited",
-}
-"""What libzmq tells of connections. (It tells of failed handshakes, too, but not of all.)"""
+ROOM_BYTES: Final = 16 << 20
+"""See `Peers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +60,8 @@ class Door:
             raise
         self.endpoint = endpoint_of(self.socket)
         """What was bound, with the port in numbers."""
-        self.monitor = self.socket.get_monitor_socket(sum(_TOLD))
+        self._peers = Peers(self._context, self.socket, ROOM_BYTES)
+        self.monitor = self._peers.monitor
 
     def receive(self) -> Letter | None:
         """The next message; None where none waits."""
@@ -77,6 +74,7 @@ class Door:
         if len(rest) == 2 and len(rest[0]) == 0:  # a REQ socket's delimiter
             route, rest = (peer, b""), rest[1:]
         body = rest[0].bytes if len(rest) == 1 else None
+        self._peers.heard(frames[-1])
         return Letter(peer, _user(frames[-1]), route, body)
 
     def send(self, route: Route, answer: Answer) -> None:
@@ -85,16 +83,13 @@ class Door:
         with suppress(zmq.Again):
             self.socket.send_multipart([*route, body], zmq.NOBLOCK)
 
-    def connections(self) -> Iterator[ControlOutcome]:
-        """What became of connections since the last call."""
-        for _ in range(_EVENTS_A_TURN):
-            if not self.monitor.poll(0):
-                break
-            yield _TOLD[recv_monitor_message(self.monitor, zmq.NOBLOCK)["event"]]
+    def connections(self) -> Counter[ConnectionOutcome]:
+        """Take in what became of connections; since the start."""
+        self._peers.read()
+        return self._peers.counts
 
     def close(self) -> None:
-        self.socket.disable_monitor()
-        self.monitor.close(0)
+        self._peers.close()
         self.socket.close()
         self._context.term()
 

@@ -8,8 +8,9 @@ from typing import Final
 
 from kpi import emit
 from kpi.events import ControlCommands, ControlOutcome, ErrorRaised
+from pipeline.control.answers import Answer
 from pipeline.control.audit import AuditLog
-from pipeline.control.commands import Answer, Command, Ping
+from pipeline.control.commands import Command, Ping
 from pipeline.control.door import Letter
 
 _TELL_EVERY_S: Final = 1.0

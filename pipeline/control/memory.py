@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.control.commands import Answer
+from pipeline.control.answers import Answer
 
 REMEMBERED: Final = 1024
 """Answers that are kept for a repetition."""

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.control.commands import COMMAND, Answer
+from pipeline.control.answers import Answer
+from pipeline.control.commands import COMMAND
 
 DEFAULT_PATH = Path(__file__).parents[2] / "configs" / "control.schema.json"
 

@@ -10,6 +10,7 @@ import zmq
 
 from stages.curve import Reach
 from stages.local_sockets import bound, endpoint_of
+from stages.peers import Peers
 from stages.sinks.subscriptions import Subscriptions
 from stages.wire import encode_state
 from stages.wire_replay import STATE, Replayed
@@ -20,6 +21,8 @@ _LAST_STATE_AGAIN_S: Final = (0.0, 0.02, 0.08, 0.2)
 _LINGER_MS: Final = 500
 _AGAIN_S: Final = 0.001
 _MAX_INBOUND_BYTES: Final = 1024
+_ROOM_BYTES: Final = 16 << 20
+"""See `Peers`."""
 
 
 class ReplaySocket:
@@ -55,7 +58,8 @@ class ReplaySocket:
         except BaseException:
             self._context.term()
             raise
-        self._subscriptions = Subscriptions(self._socket, source_id)
+        self._peers = Peers(self._context, self._socket, _ROOM_BYTES)
+        self._subscriptions = Subscriptions(self._socket, self._peers, source_id)
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
 
@@ -87,6 +91,7 @@ class ReplaySocket:
         for pause_s in _LAST_STATE_AGAIN_S:  # a queue that is full swallows it
             time.sleep(pause_s)
             self._say("ended")
+        self._peers.close()
         self._socket.close()
         self._context.term()
 

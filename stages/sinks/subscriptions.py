@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from typing import Final
 
 import zmq
 
 from kpi.emit import emit
-from kpi.events import SubscriberState
+from kpi.events import SubscriberOutcome, SubscriberState
+from stages.peers import Peers
 from stages.wire import topic
 from stages.wire_envelope import Kind
 
@@ -17,54 +19,75 @@ MAX_READS_A_POLL: Final = 256
 
 
 class Subscriptions:
-    """Counts, of each kind of topic of one source, the subscriptions that match it.
+    """Counts, of each kind of topic of one source, the connections that subscribe to it.
 
-    Read by the thread that owns the socket; `count` by any. libzmq does not say who unsubscribes,
-    nor whether that peer had subscribed: one that lies can make a count too low, and others then
-    get results without masks until somebody subscribes anew. So who may connect must be trusted
-    that far.
+    Read by the thread that owns the socket; `count` by any.
+
+    What a connection says counts for itself alone: twice is once, and nobody takes back what
+    another holds. libzmq tells with each message which connection (file descriptor) it came by, and
+    the socket's monitor when that one began and ended. It tells that a connection began before
+    anything that came by it; so with all of the monitor's events taken in, a message is never
+    laid to a connection before its own. Where a descriptor was used anew since, it may be
+    laid to one after it, which at worst counts one too many until that one ends.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], source_id: str) -> None:
-        """``socket``: XPUB, with XPUB_VERBOSER, so that it tells of every coming and going."""
-        self._socket = socket
+    def __init__(self, socket: zmq.Socket[bytes], peers: Peers, source_id: str) -> None:
+        """``socket``: XPUB, with XPUB_VERBOSER, so that it tells of every coming and going, of a
+        context with one I/O thread, whose order this relies on."""
+        self._socket, self._peers = socket, peers
         self._source_id = source_id
         self._topics = {kind: topic(kind, source_id) for kind in KINDS}
         self._counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+        self._waiting: deque[zmq.Frame] = deque()
+        self._held: dict[int, set[bytes]] = {}
+        """Prefixes of our topics by connection."""
+        self.counts: Counter[SubscriberOutcome] = Counter()
+        """What came in, since the start."""
 
     def count(self, kind: Kind) -> int:
-        """Subscriptions that match this kind's topic, as of the last `read`."""
+        """Connections with a subscription that matches this kind's topic, as of the last `read`."""
         return self._counts[kind]
 
     def read(self) -> frozenset[Kind]:
-        """Take in what came; the kinds that somebody newly subscribed to."""
+        """Take in who came, what came and who went; the kinds that somebody newly subscribed
+        to."""
+        self._receive()
+        for descriptor in self._peers.read():
+            self._held.pop(descriptor, None)
         joined: set[Kind] = set()
-        before = dict(self._counts)
-        for _ in range(MAX_READS_A_POLL):
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            joined |= self._change(message)
-        self._tell(before)
+        while self._waiting and not self._peers.is_behind:
+            joined |= self._change(self._waiting.popleft())
+        self._tell()
         return frozenset(joined)
 
-    def forget(self) -> None:
-        """Nobody is connected, so nobody subscribes: what a peer counted twice ends here."""
-        before = dict(self._counts)
-        self._counts = dict.fromkeys(KINDS, 0)
-        self._tell(before)
+    def _receive(self) -> None:
+        while len(self._waiting) < MAX_READS_A_POLL:
+            try:
+                self._waiting.append(self._socket.recv(zmq.NOBLOCK, copy=False))
+            except zmq.Again:
+                break
 
-    def _change(self, message: bytes) -> set[Kind]:
-        change = {b"\x01": 1, b"\x00": -1}.get(message[:1], 0)
-        matching = {kind for kind in KINDS if self._topics[kind].startswith(message[1:])}
-        if not change:
+    def _change(self, frame: zmq.Frame) -> set[Kind]:
+        message, descriptor = frame.bytes, self._peers.heard(frame)
+        if message[:1] not in (b"\x00", b"\x01") or descriptor is None:
+            # libzmq itself takes back, without a descriptor, what an ended connection held
+            self.counts["refused"] += not message.startswith(b"\x00")
             return set()
-        for kind in matching:
-            self._counts[kind] = max(0, self._counts[kind] + change)
-        return matching if change > 0 else set()
+        self.counts["heard"] += 1
+        prefix = message[1:]
+        matching = {kind for kind in KINDS if self._topics[kind].startswith(prefix)}
+        if not matching or descriptor not in self._peers:
+            return set()
+        held = self._held.setdefault(descriptor, set())
+        if message.startswith(b"\x01"):
+            held.add(prefix)
+            return matching
+        held.discard(prefix)
+        return set()
 
-    def _tell(self, before: dict[Kind, int]) -> None:
-        for kind, count in self._counts.items():
-            if count != before[kind]:
+    def _tell(self) -> None:
+        for kind, name in self._topics.items():
+            count = sum(any(map(name.startswith, held)) for held in self._held.values())
+            if count != self._counts[kind]:
+                self._counts[kind] = count
                 emit(SubscriberState(f"{kind}/{self._source_id}", count))

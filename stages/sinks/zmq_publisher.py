@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import zmq
 from pydantic import Field
 
-from kpi.events import SourceState
+from kpi.events import SourceState, SubscriberOutcome
 from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
+from stages.peers import Peers
+from stages.sinks.announced import Announced, State
 from stages.sinks.outbox import Outbox, Sent
-from stages.sinks.peers import Peers
 from stages.sinks.subscriptions import KINDS, Subscriptions
 from stages.wire import Encoding, WireError, decode, encode_result, encode_state
 from stages.wire_envelope import Kind
 
 STATE_EVERY_S = 1.0
-ALONE_S = 1.0
-"""With nobody connected for so long, nobody subscribes, whatever was counted."""
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
+ROOM_BYTES = 16 << 20
+"""See `Peers`."""
 
 
 class PublishError(MaskstreamError):
@@ -51,12 +51,6 @@ class ZmqPublisherConfig(Reach):
     """How long `close` may go on delivering."""
     expect_subscribers: int = Field(default=0, ge=0, le=1000)
     """That should be there; exported so that an alert can tell when they are not."""
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    state: SourceState
-    epoch: int
 
 
 class ZmqPublisher:
@@ -83,9 +77,8 @@ class ZmqPublisher:
         self._source_id = source_id
         self._class_names = tuple(class_names)
         self._mask_threshold = mask_threshold
-        self._announcing = threading.Lock()
-        self._now = _State("connecting", 0)
-        self._sent: _State | None = None
+        self._announced = Announced()
+        self._sent: State | None = None
         self._state_due = 0.0
         self._seq = 0
         self._run = secrets.randbits(52)
@@ -97,7 +90,7 @@ class ZmqPublisher:
         self.copied_to: Callable[[Kind, bytes], None] | None = None
         """Given every message as it goes out."""
         try:
-            decode(self._encode_state())
+            decode(self._encode_state(self._announced.now))
         except WireError as error:
             raise ConfigError(
                 f"results: source id or class names cannot be sent: {error}"
@@ -108,20 +101,29 @@ class ZmqPublisher:
         except BaseException:
             self._context.term()
             raise
-        self._subscriptions = Subscriptions(self._socket, source_id)
-        self._peers = Peers(self._context, self._socket)
+        self._peers = Peers(self._context, self._socket, ROOM_BYTES)
+        self._subscriptions = Subscriptions(self._socket, self._peers, source_id)
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
 
     @property
     def subscribers(self) -> int:
-        """Subscriptions, as of the last `poll`, that this source's results match."""
+        """Connections, as of the last `poll`, that subscribe to this source's results."""
         return self._subscriptions.count("result")
 
     @property
     def peers(self) -> int:
         """Connections, as of the last `poll`."""
         return self._peers.connected
+
+    @property
+    def heard(self) -> Counter[SubscriberOutcome]:
+        """Connections and messages by how they ended, since the start; for the thread that calls
+        `poll`."""
+        found = self._subscriptions.counts.copy()
+        for became, connections in self._peers.counts.items():
+            found[became] = connections
+        return found
 
     def wants(self, kind: Kind) -> bool:
         """Whether, as of the last `poll`, somebody subscribes to this kind of topic."""
@@ -135,17 +137,13 @@ class ZmqPublisher:
     def announce(self, state: SourceState, epoch: int) -> None:
         """Set the state that the next `poll` publishes; none follows `ended` or `failed`. `write`
         itself announces `streaming` where the state is `connecting`, and its packet's epoch."""
-        with self._announcing:
-            if self._now.state not in ("ended", "failed"):
-                self._now = _State(state, epoch)
+        self._announced.set(state, epoch)
 
     def write(self, packet: HostPacket) -> None:
         """Publish one packet, with its masks where it carries them and the configuration does not
         say `none`. It says that it is stale where it is too old, or of an epoch before the one last
         announced. Raises `WireError` where its header outgrows what a reader accepts."""
-        with self._announcing:
-            state, epoch = self._now.state, max(self._now.epoch, packet.info.epoch)
-            self._now = _State("streaming" if state == "connecting" else state, epoch)
+        epoch = self._announced.raised(packet.info.epoch)
         age_ns = time.monotonic_ns() - packet.info.captured_ns
         message = encode_result(
             packet,
@@ -163,13 +161,14 @@ class ZmqPublisher:
         """Take in who came and went; send the state when it changed, to a late joiner, and every
         second."""
         joined = self._subscriptions.read()
-        self._peers.read()
-        if self._peers.alone_for(ALONE_S):
-            self._subscriptions.forget()
         listened, masks = self.wants("result"), self._config.masks
         self.wants_masks = listened and masks in ("bits", "rle")
         self.wants_logits = listened and masks == "logits"
-        if "state" in joined or self._now != self._sent or time.monotonic() >= self._state_due:
+        if (
+            "state" in joined
+            or self._announced.now != self._sent
+            or time.monotonic() >= self._state_due
+        ):
             self._send_state()
         for kind, message in self._outbox.take():
             self._send(kind, message)
@@ -182,7 +181,7 @@ class ZmqPublisher:
         """
         if self._socket.closed:
             return
-        self.announce("ended", self._now.epoch)
+        self.announce("ended", self._announced.now.epoch)
         self._send_state()
         for pause_s in LAST_STATE_AGAIN_S if self.wants("state") else ():
             time.sleep(pause_s)
@@ -204,15 +203,14 @@ class ZmqPublisher:
             self.copied_to(kind, message)
 
     def _send_state(self) -> None:
-        self._sent = self._now
+        self._sent = self._announced.now
         self._state_due = time.monotonic() + STATE_EVERY_S
-        self._send("state", self._encode_state())
+        self._send("state", self._encode_state(self._sent))
 
-    def _encode_state(self) -> bytes:
+    def _encode_state(self, now: State) -> bytes:
         last_seq = self._seq - 1 if self._seq else None
-        state, epoch = self._now.state, self._now.epoch
         return encode_state(
-            self._source_id, epoch, state, last_seq, self._class_names, run=self._run
+            self._source_id, now.epoch, now.state, last_seq, self._class_names, run=self._run
         )
 
 

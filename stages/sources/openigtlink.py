@@ -64,6 +64,11 @@ class OpenIGTLinkConfig(LiveSection):
         return self
 
     @property
+    def open_to_all(self) -> bool:
+        """Whether anyone on the network may send the pictures."""
+        return self.listen and not is_loopback(self.host)
+
+    @property
     def wishes(self) -> IgtlWishes:
         """What the feeds are told."""
         return IgtlWishes(

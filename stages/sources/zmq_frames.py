@@ -13,6 +13,7 @@ from stages.base import Buffer
 from stages.curve import Reach
 from stages.errors import SourceError
 from stages.local_sockets import BindError, bound, endpoint_of
+from stages.peers import Peers
 from stages.sources.feed import Arrival
 from stages.sources.limits import SourceId
 from stages.sources.live import LiveSource
@@ -26,6 +27,8 @@ from stages.wire_messages import WireError
 TAKEOVER_S: Final = 1.0
 """A sender that was silent for so long may be followed by another."""
 _QUEUED: Final = 4  # messages that libzmq keeps while nobody reads
+_ROOM_BYTES: Final = (_QUEUED + 2) * MAX_FRAME_BYTES
+"""See `Peers`."""
 _CLOSE_WAIT_S: Final = 0.3
 
 
@@ -72,6 +75,7 @@ class FrameInbox:
         except BaseException:
             self._context.term()
             raise
+        self._peers = Peers(self._context, self._socket, _ROOM_BYTES)
         self._socket.subscribe(topic("frame", config.source_id))
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
@@ -85,6 +89,7 @@ class FrameInbox:
         with self._reading:
             if self._over.is_set():
                 raise EOFError
+            self._peers.read()
             if not self._socket.poll(math.ceil(timeout_s * 1000)):
                 return None
             message = self._receive()
@@ -102,6 +107,7 @@ class FrameInbox:
         self._over.set()
         if self._reading.acquire(timeout=_CLOSE_WAIT_S):
             try:
+                self._peers.close()
                 self._socket.close()
                 self._context.term()
             finally:
@@ -113,6 +119,7 @@ class FrameInbox:
         while self._socket.getsockopt(zmq.RCVMORE):
             self._socket.recv(zmq.NOBLOCK, copy=False)
             extra += 1
+        self._peers.heard(first)
         if extra:
             self.troubles.add("refused", f"a message of {extra + 1} parts, expected one")
             return None
