@@ -14,93 +14,33 @@ at most 5 MB more, and grabbed = published + dropped for both.
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import psutil
 import torch
 
+from benchmarks.paced_feed import SocketFeed, sender
 from benchmarks.report import parser, print_table, write_json
 from kpi.timing import FrameTimes, StageTimer
 from pipeline.chain import RESIDENT_STAGES, Wanted
 from pipeline.egress import Egress
 from pipeline.orchestrator import AuditPlan, Orchestrator
 from pipeline.tally import Tally
-from stages.base import Buffer
 from stages.copies import CopyCount
 from stages.grab import Grab
 from stages.mailbox import MailboxPolicy
 from stages.packets import HostPacket
 from stages.records import Encoded, Frame
-from stages.sources.feed import Arrival, FeedError
 from stages.sources.live import LiveSource
 from stages.sources.live_section import LiveSection
 from tests.test_frame_loop import FakeChain, FakePending
 
-SIZE_HW = (480, 640)
-STAMP = struct.Struct("<q")
 MOST_PERIODS = 2.0
 MOST_RSS_MB = 5.0
-
-
-@contextmanager
-def sender(fps: float) -> Iterator[int]:
-    """Sends grey pictures, each after its time on the monotonic clock, to whoever connects."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    over = threading.Event()
-
-    def serve() -> None:
-        client, _ = listener.accept()
-        pixels = np.random.default_rng(0).integers(0, 256, SIZE_HW, np.uint8)
-        due = time.monotonic()
-        while not over.is_set():
-            due += 1 / fps
-            time.sleep(max(0.0, due - time.monotonic()))
-            pixels[0, :8] += 1
-            try:
-                client.sendall(STAMP.pack(time.monotonic_ns()) + pixels.tobytes())
-            except OSError:
-                return
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        over.set()
-        listener.close()
-
-
-class SocketFeed:
-    """A `Feed` of those pictures."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port))
-
-    def read(self, buffer: Buffer, timeout_s: float) -> Arrival | None:
-        (sent_ns,) = STAMP.unpack(self._whole(memoryview(bytearray(STAMP.size))))
-        pixels = buffer(SIZE_HW)
-        self._whole(memoryview(pixels).cast("B"))
-        return Arrival(pixels, captured_ns=sent_ns)
-
-    def _whole(self, into: memoryview) -> memoryview:
-        done = 0
-        while done < len(into):
-            got = self._socket.recv_into(into[done:])
-            if not got:
-                raise FeedError("the sender is gone")
-            done += got
-        return into
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @dataclass

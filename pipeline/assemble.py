@@ -40,6 +40,7 @@ from pipeline.taps import Tap, recorder_of, taps_of
 from pipeline.versions import versions
 from stages.base import (
     Detector,
+    DeviceSource,
     ListeningSource,
     Segmenter,
     Sink,
@@ -134,6 +135,8 @@ def assemble(
     """
     cuda_ipc = _closed_by(stack, build_cuda_ipc(config, device))
     source = _closed_by(stack, SOURCES.create(config.source))
+    if isinstance(source, DeviceSource):
+        source.decode_on(device)
     tally = Tally(LEGACY_STAGES if config.as_numpy else RESIDENT_STAGES)
     status = RunStatus(config.name, source.source_id, tally, _health(config, tally))
     metrics = _metrics(config, device, source.source_id, tally, status)

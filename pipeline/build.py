@@ -34,6 +34,7 @@ __all__ = [
     "build_publisher",
     "build_recorder",
     "tracker_bytes",
+    "video_decoder_missing",
 ]  # fmt: skip
 
 SOURCES: Registry[Source] = Registry(
@@ -87,6 +88,13 @@ def tracker_bytes(slots: int, conditioning: int) -> dict[str, int]:
         shape = BankShape(slots, conditioning, 6, 15, (side // 16) ** 2, memory_dim, model_dim)
         found[name] = shape.nbytes + SlotTable.nbytes(slots, side // 4)
     return found
+
+
+def video_decoder_missing(device: torch.device) -> str | None:
+    """What `rtsp` lacks to decode on ``device``; None: nothing."""
+    from stages.sources.nvdec import why_no_nvdec
+
+    return why_no_nvdec(device)
 
 
 def build_chain(

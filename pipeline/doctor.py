@@ -8,15 +8,18 @@ import socket
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.build import tracker_bytes
+from pipeline.build import tracker_bytes, video_decoder_missing
 from pipeline.device import driver_version
 from pipeline.versions import PACKAGES, package_version
+
+if TYPE_CHECKING:
+    import torch
 
 State = Literal["ok", "absent", "fail"]
 _MARK = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "fail": "[red]lacking[/]"}
@@ -64,7 +67,14 @@ def _gpu() -> Iterator[Finding]:
             yield Finding(f"cuda:{index}", "ok", detail)
     driver = driver_version()
     yield Finding("NVIDIA driver", "ok" if driver else "absent", driver or "NVML does not answer")
-    yield Finding("NVDEC", "absent", "not used: PyAV decodes on the host")
+    yield _nvdec(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _nvdec(device: torch.device) -> Finding:
+    missing = video_decoder_missing(device) if device.type != "cpu" else "no GPU that torch can use"
+    if missing is not None:
+        return Finding("NVDEC", "absent", f"{missing}: PyAV decodes on the host")
+    return Finding("NVDEC", "ok", "source.decoder: nvdec, for rtsp (not yet tried on a GPU)")
 
 
 def _packages() -> Iterator[Finding]:

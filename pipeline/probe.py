@@ -54,7 +54,7 @@ def probe(
         return 1
     found = list(rows(source, look.seen, look.states, look.troubles))
     if picture is not None:
-        save_png(look.last.pixels, picture)
+        save_png(_shown(look.last), picture)
         found.append(("picture", str(picture)))
     if look.error is not None:
         found.append(("ended by", look.reason(look.error)))
@@ -103,8 +103,9 @@ class Look:
         if self.error is not None:
             return self.reason(self.error)
         said = [event.reason or event.state for event in self.states if event.state != "ended"]
-        if said[-1:] == ["connecting"] and isinstance(self._source, ListeningSource):
-            said = ["no sender came"]
+        if said[-1:] == ["connecting"]:
+            listens = isinstance(self._source, ListeningSource)
+            said = ["no sender came" if listens else "nothing came from there"]
         heard = "".join(f": {text}" for text in (*said[-1:], *self.troubles[-1:]))
         return f"source {self._source.source_id}: no picture within {wait_s:g} s{heard}"
 
@@ -140,6 +141,18 @@ class Look:
         arrays = self._memory
         taken = None if self.last is None else self.last.pixels
         return arrays[1] if arrays[0] is taken else arrays[0]
+
+
+def _shown(picture: Picture) -> NDArray[np.uint8]:
+    """Grey or RGB, as a run's device would make it."""
+    if picture.ycbcr is None or not isinstance(picture.pixels, np.ndarray):
+        return np.asarray(picture.pixels)
+    import torch
+
+    from stages.colour import picture_of
+
+    packed = torch.from_numpy(picture.pixels.reshape(-1))
+    return np.asarray(picture_of(packed, picture.ycbcr).permute(1, 2, 0).numpy())
 
 
 def save_png(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -36,7 +36,7 @@ def rows(
     captured = np.array([item.picture.captured_ns for item in seen], np.float64)
     yield "pictures", f"{len(seen)} in {(arrived[-1] - arrived[0]) / _S:.1f} s"
     yield "size", _size(last)
-    yield "pixels", f"{'grey' if last.pixels.ndim == 2 else 'RGB'}, 8 bits"
+    yield "pixels", _pixels(last)
     if isinstance(source, DescribedSource):
         yield "format", source.description
     yield from _times(arrived, captured)
@@ -53,8 +53,17 @@ def rows(
         yield "told", trouble
 
 
+def _pixels(picture: Picture) -> str:
+    told = picture.ycbcr
+    if told is None:
+        return f"{'grey' if len(picture.pixels.shape) == 2 else 'RGB'}, 8 bits"
+    levels = "full" if told.full_range else "limited"
+    name = f"{told.layout.upper()}, {told.matrix.replace('bt', 'BT.')}, {levels} range"
+    return f"{name}; made RGB on the device"
+
+
 def _size(picture: Picture) -> str:
-    height, width = picture.pixels.shape[:2]
+    height, width = picture.size_hw
     (y, x), (full_height, full_width) = picture.origin_yx, picture.full_hw or (height, width)
     if (full_height, full_width) == (height, width):
         return f"{width}x{height}"

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
+    import torch
+
     from stages.choices import Choices
     from stages.key_frames import Switch
     from stages.prompting import Prompt, Ticket
     from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
+    from stages.ycbcr import DevicePlanes, YCbCr
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
-"""Gives a writable C-contiguous uint8 array of the asked shape, (H, W) grey or (H, W, 3) RGB,
-valid until the next `read` returns; in a run it lies in the pinned upload ring."""
+"""Gives a writable C-contiguous uint8 array of the asked shape, (H, W) grey, (H, W, 3) RGB or what
+a layout of Y'CbCr needs, valid until the next `read` returns; in a run it lies in the pinned upload
+ring."""
 
 
 class Section(BaseModel):
@@ -29,10 +33,11 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """One picture in host memory, as a source delivers it."""
+    """One picture, as a source delivers it."""
 
-    pixels: NDArray[np.uint8]
-    """(H, W) grey or (H, W, 3) RGB: the array that `Buffer` gave, filled."""
+    pixels: NDArray[np.uint8] | DevicePlanes
+    """The array that `Buffer` gave, filled: (H, W) grey, (H, W, 3) RGB, or as `ycbcr` says; or what
+    a decoder left on the device (`nv12`)."""
     epoch: int
     captured_ns: int
     """Monotonic clock, nanoseconds."""
@@ -45,6 +50,15 @@ class Picture:
     """Where `pixels` begins in the source's full picture: a region of interest."""
     full_hw: tuple[int, int] | None = None
     """Size of the full picture; None: that of `pixels`."""
+    ycbcr: YCbCr | None = None
+    """How `pixels` is to be read, where it is neither grey nor RGB; converted on the device."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Of what is shown."""
+        if self.ycbcr is not None:
+            return self.ycbcr.window.size_hw
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
 class Source(Protocol):
@@ -73,6 +87,16 @@ class SelfTelling(Protocol):
     it tells how that ended."""
 
     tells_states: bool
+
+
+@runtime_checkable
+class DeviceSource(Protocol):
+    """A source that may decode on the run's device."""
+
+    def decode_on(self, device: torch.device) -> None:
+        """Told before the first `read`, by whoever takes pictures that are on the device.
+
+        Raises `ConfigError` where it is configured to decode there and cannot."""
 
 
 @runtime_checkable

@@ -5,37 +5,27 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from kpi import emit
-from kpi.events import DropReason, FrameDropped, SourceState, SourceStateChanged
+from kpi.events import DropReason, SourceState, SourceStateChanged
 from stages.base import Picture, SelfTelling, Source
 from stages.copies import CopyCount
+from stages.drops import Drops
+from stages.intake import Intake
 from stages.mailbox import Mailbox, MailboxPolicy
 from stages.records import Frame
-from stages.upload import Slot, UploadRing
+from stages.upload import UploadRing
+from stages.waiting import Waiting
+from stages.ycbcr import DevicePlanes
 
 _SLOTS_BESIDE_MAILBOX: Final = 3  # being written, being taken, and one for a device that lags
-_POLL_S: Final = 0.0005
 _STOP_S: Final = 0.6  # `stop` promises one second, of which closing the source takes some
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiting:
-    """A picture whose upload is queued and that is not yet a frame."""
-
-    frame_id: int
-    picture: Picture
-    grabbed_ns: int
-    slot: Slot
 
 
 class Grab:
@@ -74,13 +64,12 @@ class Grab:
         self._source_tells = isinstance(source, SelfTelling)
         depth = 1 if mailbox == "latest" else depth
         self._replace = mailbox == "latest"
-        self._mailbox: Mailbox[_Waiting] = Mailbox(mailbox, depth)
+        self._mailbox: Mailbox[Waiting] = Mailbox(mailbox, depth)
         self._ring = UploadRing(device, depth + _SLOTS_BESIDE_MAILBOX)
-        self._lent: Slot | None = None
-        self._dropped: Counter[DropReason] = Counter()
-        self._lock = threading.Lock()
+        self._drops = Drops(source.source_id)
         self._epoch: int | None = None
         self._stopping = threading.Event()
+        self._intake = Intake(self._ring, self._give_up_waiting, self._stopping)
         self._thread: threading.Thread | None = None
 
     @property
@@ -92,8 +81,7 @@ class Grab:
     def dropped(self) -> dict[DropReason, int]:
         """Pictures read that did not become frames, by reason (`mailbox`, `stale`, `oom`,
         `stopped`)."""
-        with self._lock:
-            return dict(self._dropped)
+        return self._drops.counts
 
     @property
     def copies(self) -> tuple[CopyCount, ...]:
@@ -122,29 +110,8 @@ class Grab:
         if self.too_old(waiting.picture.captured_ns):
             self._drop(waiting, "stale")
             return None
-        try:
-            rgb = self._ring.take(waiting.slot)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            self._drop(waiting, "oom")
-            return None
-        except Exception:
-            self._drop(waiting, "stopped")
-            raise
-        picture = waiting.picture
-        return Frame(
-            rgb=rgb,
-            source_id=self._source.source_id,
-            epoch=picture.epoch,
-            frame_id=waiting.frame_id,
-            captured_ns=picture.captured_ns,
-            grabbed_ns=waiting.grabbed_ns,
-            captured_unix_ns=picture.captured_unix_ns,
-            spacing_mm=picture.spacing_mm,
-            pose=picture.pose,
-            origin_yx=picture.origin_yx,
-            full_hw=picture.full_hw,
-        )
+        rgb = self._taken(waiting)
+        return None if rgb is None else waiting.frame(rgb, self._source.source_id)
 
     def too_old(self, captured_ns: int) -> bool:
         """Whether what was captured then is older than ``max_age_ms`` by now."""
@@ -163,6 +130,17 @@ class Grab:
         while (waiting := self._mailbox.discard()) is not None:
             self._drop(waiting, "stopped")
 
+    def _taken(self, waiting: Waiting) -> torch.Tensor | None:
+        try:
+            return self._ring.take(waiting.slot)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            self._drop(waiting, "oom")
+            return None
+        except Exception:
+            self._drop(waiting, "stopped")
+            raise
+
     def _run(self) -> None:
         try:
             self._say_while_read("connecting")
@@ -176,7 +154,7 @@ class Grab:
     def _pump(self) -> str:
         """Read until there is no more; why it ended."""
         while self.grabbed != self._frames:
-            picture = self._source.read(self._buffer)
+            picture = self._source.read(self._intake.lend)
             if self._stopping.is_set():
                 return "stopped"
             if picture is None:
@@ -184,45 +162,31 @@ class Grab:
             self._hand_over(picture, time.monotonic_ns())
         return "frame limit"
 
-    def _buffer(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """The `Buffer` of `Source.read`: memory of the ring, waiting until some is free."""
-        if self._lent is not None:  # asked for twice in one read, or by one that gave nothing
-            self._ring.give_back(self._lent)
-            self._lent = None
-        while not self._stopping.is_set():
-            self._lent = self._ring.acquire(shape)
-            if self._lent is not None:
-                return self._lent.pixels
-            oldest = self._mailbox.discard() if self._replace else None
-            if oldest is not None:
-                self._drop(oldest, "mailbox")
-            else:
-                self._stopping.wait(_POLL_S)
-        return np.empty(shape, np.uint8)  # its picture will be thrown away
-
     def _hand_over(self, picture: Picture, grabbed_ns: int) -> None:
-        slot, self._lent = self._lent, None
-        if slot is None or not np.may_share_memory(picture.pixels, slot.array):
-            raise TypeError(
-                f"source {self._source.source_id}: the picture does not lie in the array that "
-                "Buffer gave"
-            )
         if picture.epoch != self._epoch:
             self._epoch = picture.epoch
             self._say_while_read("streaming")
-        self._ring.upload(slot)
-        waiting = _Waiting(self.grabbed, picture, grabbed_ns, slot)
+        slot = self._intake.bring(picture)
+        if slot is None:  # all is stopping
+            return
+        if isinstance(picture.pixels, DevicePlanes):  # which the decoder wants back
+            picture = replace(picture, pixels=slot.pixels)
+        waiting = Waiting(self.grabbed, picture, grabbed_ns, slot)
         self.grabbed += 1
         lost = self._mailbox.put(waiting)
         if lost is not None:
             self._drop(lost, "stopped" if lost is waiting else "mailbox")
 
-    def _drop(self, waiting: _Waiting, reason: DropReason) -> None:
+    def _give_up_waiting(self) -> bool:
+        """Drop the picture that waits, under `latest`; whether there was one."""
+        oldest = self._mailbox.discard() if self._replace else None
+        if oldest is not None:
+            self._drop(oldest, "mailbox")
+        return oldest is not None
+
+    def _drop(self, waiting: Waiting, reason: DropReason) -> None:
         self._ring.give_back(waiting.slot)
-        with self._lock:
-            self._dropped[reason] += 1
-        picture = waiting.picture
-        emit(FrameDropped(self._source.source_id, picture.epoch, waiting.frame_id, reason))
+        self._drops.add(waiting.picture.epoch, waiting.frame_id, reason)
 
     def _say_while_read(self, state: SourceState) -> None:
         if not self._source_tells:

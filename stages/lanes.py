@@ -5,6 +5,7 @@ See Note [Upload ring and streams] in `stages/upload.py`. `CudaLane` has not run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import torch
@@ -32,6 +33,10 @@ class Lane(Protocol):
 
     def upload(self, host: Tensor, device: Tensor) -> Fence:
         """Queue a copy; the fence is behind it."""
+
+    def gather(self, planes: Sequence[Tensor], memory: Tensor) -> Fence:
+        """Queue copies of what a decoder left on the device, one after another into uint8 (bytes,)
+        of its memory, on the stream that decoders write on; the fence is behind them."""
 
     def mark(self) -> Fence:
         """A fence behind everything that the caller's current stream was given so far."""
@@ -68,6 +73,10 @@ class CpuLane:
         device.copy_(host)
         return DONE
 
+    def gather(self, planes: Sequence[Tensor], memory: Tensor) -> Fence:
+        _pack(planes, memory)
+        return DONE
+
     def mark(self) -> Fence:
         return DONE
 
@@ -92,8 +101,22 @@ class CudaLane:
             device.copy_(host, non_blocking=True)
         return _CudaFence(self._device, self._stream)
 
+    def gather(self, planes: Sequence[Tensor], memory: Tensor) -> Fence:
+        # FFmpeg's decoder writes on the default stream, and will write there again once it has its
+        # planes back: in that order, the copy needs nobody to wait for it.
+        stream = torch.cuda.default_stream(self._device)
+        with torch.cuda.stream(stream):
+            _pack(planes, memory)
+        return _CudaFence(self._device, stream)
+
     def mark(self) -> Fence:
         return _CudaFence(self._device, torch.cuda.current_stream(self._device))
+
+
+def _pack(planes: Sequence[Tensor], memory: Tensor) -> None:
+    sizes = [plane.numel() for plane in planes]
+    for plane, place in zip(planes, memory.split(sizes), strict=True):
+        place.view(plane.shape).copy_(plane)
 
 
 class _CudaFence:

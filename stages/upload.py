@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,9 +40,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.colour import picture_of
 from stages.copies import CopyCount
 from stages.exits import named_exit
 from stages.lanes import DONE, Fence, Lane, lane_for
+from stages.ycbcr import YCbCr
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +58,8 @@ class Slot:
     shape: tuple[int, ...]
     busy: Fence
     """Behind the last reader."""
+    ycbcr: YCbCr | None = None
+    """How the bytes are to be read, where they are neither grey nor RGB."""
 
     @property
     def nbytes(self) -> int:
@@ -69,8 +74,8 @@ class Slot:
 class UploadRing:
     """``slots`` places for pictures on their way to ``device``.
 
-    `acquire` and `upload` belong to the grab thread, `take` to the consumer's, `give_back` to
-    either. `copies` counts every upload.
+    `acquire`, `upload` and `gather` belong to the grab thread, `take` to the consumer's,
+    `give_back` to either. `copies` counts every upload.
     """
 
     def __init__(self, device: torch.device, slots: int, lane: Lane | None = None) -> None:
@@ -83,7 +88,7 @@ class UploadRing:
         self._unmade = slots
 
     def acquire(self, shape: tuple[int, ...]) -> Slot | None:
-        """A free slot for a picture of ``shape``, (H, W) or (H, W, 3); None while there is none.
+        """A free slot for a picture whose bytes are of ``shape``; None while there is none.
 
         Allocates only for the first pictures and for pictures larger than those before.
         """
@@ -101,22 +106,32 @@ class UploadRing:
         slot.shape = shape
         return slot
 
-    def upload(self, slot: Slot) -> None:
-        """Queue the slot's picture for the device."""
+    def upload(self, slot: Slot, ycbcr: YCbCr | None = None) -> None:
+        """Queue the slot's picture for the device: (H, W) grey, (H, W, 3) RGB or ``ycbcr``."""
+        slot.ycbcr = ycbcr
         nbytes = slot.nbytes
         with named_exit(self.copies.where):
             slot.busy = self._lane.upload(slot.host[:nbytes], slot.device[:nbytes])
         self.copies.add(nbytes)
 
+    def gather(self, slot: Slot, planes: Sequence[Tensor], ycbcr: YCbCr | None) -> None:
+        """Queue copying a picture that a decoder left on the device, plane after plane.
+
+        Raises ValueError where it lies on another device than the ring.
+        """
+        for plane in planes:
+            if plane.device != slot.device.device:
+                raise ValueError(
+                    f"the picture was decoded on {plane.device}, expected {slot.device.device}"
+                )
+        slot.ycbcr = ycbcr
+        slot.busy = self._lane.gather(planes, slot.device[: slot.nbytes])
+
     def take(self, slot: Slot) -> Tensor:
         """The picture on the device, uint8 (3, H, W) of its own memory (an expanded view of
         one plane where it is grey), safe on the caller's current stream; frees the slot."""
         slot.busy.wait()
-        picture = slot.device[: slot.nbytes].view(slot.shape)
-        if len(slot.shape) == 2:
-            planar = picture.clone().expand(3, *slot.shape)
-        else:
-            planar = picture.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
+        planar = _planar(slot)
         slot.busy = self._lane.mark()
         self.give_back(slot)
         return planar
@@ -129,3 +144,13 @@ class UploadRing:
     def _make(self, nbytes: int, shape: tuple[int, ...]) -> Slot:
         host = self._lane.pinned(nbytes)
         return Slot(host, self._lane.memory(nbytes), host.numpy(), shape, DONE)
+
+
+def _planar(slot: Slot) -> Tensor:
+    packed = slot.device[: slot.nbytes]
+    if slot.ycbcr is not None:
+        return picture_of(packed, slot.ycbcr)
+    picture = packed.view(slot.shape)
+    if len(slot.shape) == 2:
+        return picture.clone().expand(3, *slot.shape)
+    return picture.permute(2, 0, 1).clone(memory_format=torch.contiguous_format)

@@ -14,7 +14,8 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from numpy.typing import NDArray
 
 from pipeline.audit import residency_guard
-from stages.sources.colour import WEIGHTS, Layout, Matrix, bytes_of, to_rgb
+from stages.colour import WEIGHTS, to_rgb
+from stages.ycbcr import Layout, Matrix, bytes_of
 
 SIZE = (64, 96)
 FORMATS = {"nv12": "nv12", "i420": "yuv420p", "yuyv": "yuyv422"}

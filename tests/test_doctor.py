@@ -108,10 +108,3 @@ def test_the_command_says_what_its_exit_code_says(run_cli: RunCli, tmp_path: Pat
     assert outcome.code == int("lacking" in outcome.stdout)
     assert "Python" in outcome.stdout
     assert not list(tmp_path.iterdir())
-
-
-def test_a_decoder_that_nothing_uses_is_not_called_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "package_version", lambda name: "1.0")
-    nvdec = found(doctor._gpu())["NVDEC"]
-    assert nvdec.state == "absent"
-    assert nvdec.detail == "not used: PyAV decodes on the host"

@@ -16,7 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.fake_cuda import fake_cuda, run_on_fake_cuda
+from stages.colour import picture_of
 from stages.errors import ResidencyError
+from stages.window import Window
+from stages.ycbcr import YCbCr
 from tests.residency_models import tiny_tracker, tiny_yolo
 from tests.tiny_sam2 import SIZE, frame
 
@@ -28,6 +31,7 @@ Mode = Callable[[], AbstractContextManager[None]]
 CUDA = torch.device("cuda", 0)
 HOST = torch.ones(3, 4)
 HOST_NUMBER = torch.tensor(2.0)
+RAW = YCbCr("nv12", "bt709", False, Window((1, 3), (1, 0), (2, 4)))
 HOST_INDEX = torch.tensor([0, 2])
 
 
@@ -81,6 +85,7 @@ RESIDENT: dict[str, Callable[[Tensor], Tensor]] = {
     "one_hot": lambda x: F.one_hot(x.long(), 3),
     "resize": lambda x: F.interpolate(x[None, None], (8, 8), mode="bilinear"),
     "attention": lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None]),
+    "raw_picture": lambda x: picture_of(x.to(torch.uint8).flatten(), RAW),
     "own_device": lambda x: x.to(x.device).to("cuda").to(torch.half),
 }
 

@@ -106,7 +106,7 @@ def start() -> Iterator[Callable[..., tuple[Grab, Recorder]]]:
         grab = Grab(source, CPU, **options)
         made.append(grab)
         if lane is not None:
-            grab._ring = UploadRing(CPU, 4, lane)
+            grab._ring = grab._intake.ring = UploadRing(CPU, 4, lane)
         grab.start()
         return grab, recorder
 

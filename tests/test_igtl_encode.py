@@ -17,7 +17,8 @@ from stages.packets import HostPacket
 from stages.sinks.igtl_encode import Envelope, Placement, Version, status
 from stages.sinks.igtl_result import Names, ResultMessages
 from stages.sources.igtl_image import parse_image
-from stages.sources.igtl_reader import MessageReader, PictureBegins, PictureEnds, Refused, Told
+from stages.sources.igtl_reader import MessageReader
+from stages.sources.igtl_told import PictureBegins, PictureEnds, Refused, Told
 
 NS = 1_700_000_000_123_456_789
 NAMES = Names("Masks", "Centroids", "Boxes")

@@ -16,8 +16,8 @@ from igtl_messages import (
 )
 
 from stages.sources.igtl_header import StreamError, crc64, parse_header, unix_ns
-from stages.sources.igtl_reader import (
-    MessageReader,
+from stages.sources.igtl_reader import MessageReader
+from stages.sources.igtl_told import (
     PictureBegins,
     PictureEnds,
     PoseTold,

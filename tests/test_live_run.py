@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import StartCli
-from rtsp_peer import RtspServer, require_rtsp_server
+from PIL import Image
+from rtsp_peer import BARS, RtspServer, bars, require_rtsp_server
 from test_frame_loop import FakeChain, FakeSink, Rig
 
 from kpi.timing import FrameTimes
@@ -93,7 +94,7 @@ def test_it_begins_without_its_camera_and_lets_out_no_secret(
 ) -> None:
     require_rtsp_server()
     port, run = free_port(), Watched(tmp_path / "run")
-    text = config.read_text()
+    text = config.read_text().replace("preview: null", "preview: {every: 1}")
     config.write_text(
         f"{text}source: {{kind: rtsp, source_id: cam, "
         f"url: 'rtsp://operator:{WORD.replace('%', '%25')}@127.0.0.1:{port}/test'}}\n"
@@ -102,7 +103,8 @@ def test_it_begins_without_its_camera_and_lets_out_no_secret(
     run.eventually(lambda: '"reconnecting"' in run.ask("/status")[1])
     status, why = run.ask("/readyz")
     assert status == 503
-    assert json.loads(why)["reason"] == "the source is reconnecting: Connection refused"
+    refused = f"rtsp://127.0.0.1:{port}: Connection refused"
+    assert json.loads(why)["reason"] == f"the source is reconnecting: {refused}"
     with Subscriber(run.endpoint("results")) as subscriber:
         run.eventually(
             lambda: (
@@ -128,6 +130,8 @@ def test_it_begins_without_its_camera_and_lets_out_no_secret(
     states = [event["state"] for event in run.events("source_state")]
     assert states[:3] == ["connecting", "reconnecting", "streaming"]
     assert states[-1] == "ended"
+    with Image.open(run.folder / "preview.png") as preview:
+        assert bars(np.asarray(preview)) == BARS, "in RGB order, through the whole run"
     written = [path.read_bytes() for path in run.folder.rglob("*") if path.is_file()]
     assert len(written) >= 4
     assert any(b"rtsp://***@127.0.0.1" in one for one in written)

@@ -58,6 +58,8 @@ def test_a_stream_over_udp(open_source: Open, log: Log) -> None:
             picture = source.read(memory)
             assert picture is not None
             assert bars(picture.pixels) == BARS
+        source.close()
+        eventually(lambda: not feed_threads())  # which the next packet ends, or silence of 30 s
     assert log.states == ["connecting", "streaming"]
 
 

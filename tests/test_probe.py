@@ -18,12 +18,14 @@ from pydicom import examples
 
 import pipeline.source_address as source_address
 from pipeline.build import SOURCES
-from pipeline.probe import Look
+from pipeline.probe import Look, _shown
 from pipeline.probe_rows import Seen, rows
 from pipeline.source_address import source_config
 from stages.base import Picture
 from stages.errors import ConfigError
 from stages.sources.phantom import PhantomConfig, PhantomSource
+from stages.window import Window
+from stages.ycbcr import YCbCr
 from tests.rtsp_peer import BARS, RtspServer, bars, require_rtsp_server
 
 Call = Callable[..., Outcome]
@@ -184,7 +186,7 @@ class TestProbe:
         with RtspServer() as server:
             outcome = call_main("sources", "probe", server.url, *QUICK, "--picture", str(png))
         assert outcome.code == 0, outcome.stderr
-        for words in ("RGB, 8 bits", "pictures/s, jitter", "age on arrival"):
+        for words in ("RGB, 8 bits", "h264, yuv420p", "pictures/s, jitter", "age on arrival"):
             assert words in outcome.stdout
         shown = np.asarray(Image.open(png))
         assert bars(shown) == BARS
@@ -284,3 +286,31 @@ def test_rate_jitter_and_clocks_are_those_of_the_pictures() -> None:
     assert "+1.000 s behind" in told["Unix time"]
     assert told["epochs"].startswith("2")
     assert told["told"] == "3 pictures are missing"
+
+
+def test_a_raw_picture_is_told_and_shown_as_a_run_would_make_it() -> None:
+    ycbcr = YCbCr("yuyv", "bt709", False, Window((2, 3), (0, 1), (2, 4)))
+    red = np.broadcast_to(np.array([[63, 102], [63, 240]] * 2, np.uint8), (2, 4, 2)).copy()
+    picture = Picture(red, 0, 0, origin_yx=(5, 7), full_hw=(20, 30), ycbcr=ycbcr)
+    source = PhantomSource(PhantomConfig(size_hw=(96, 96)))
+    told = dict(rows(source, [Seen(0, 0, picture)], (), ()))
+    assert told["size"] == "3x2 from (7, 5) of 30x20"
+    assert told["pixels"] == "YUYV, BT.709, limited range; made RGB on the device"
+    shown = _shown(picture)
+    assert shown.shape == (2, 3, 3)
+    assert np.abs(shown.astype(int) - (255, 0, 0)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("udp://127.0.0.1:45999", "nothing came from there"),
+        ("rtsp://127.0.0.1:1/a", "rtsp://127.0.0.1:1: Connection refused"),
+        ("rtsp://no-such-host.invalid/a", ": the host's name is not known here"),
+    ],
+)
+def test_why_nothing_comes_is_told(call_main: Call, target: str, why: str) -> None:
+    outcome = call_main("sources", "probe", target, "--wait", "1")
+    assert outcome.code == 1
+    assert outcome.stderr.startswith("source rtsp: no picture within 1 s: ")
+    assert outcome.stderr.endswith(f"{why}\n")

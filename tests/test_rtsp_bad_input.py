@@ -43,6 +43,7 @@ from test_sources_rtsp import (
 from stages.base import Picture
 from stages.sources.av_feed import TURNS
 from stages.sources.rtsp import RtspSource
+from stages.sources.stream_url import StreamUrl
 
 __all__ = ["log", "open_source"]  # fixtures
 
@@ -118,7 +119,7 @@ BAD: dict[str, tuple[Script, str]] = {
         serve([Rtp(garbage(900, n), n, n * STEP, True, 0.01) for n in range(100)]),
         "",
     ),
-    "never a keyframe": (serve(unkeyed()), "no picture for 2.5"),
+    "never a keyframe": (serve(unkeyed()), "no picture for"),
 }
 
 
@@ -139,7 +140,7 @@ def test_it_is_told_and_the_next_good_connection_works(
     assert reason
     assert why in reason
     assert "\n" not in reason
-    assert "127.0.0.1" not in reason
+    assert "://" not in reason.removeprefix(f"{StreamUrl(server.url).place}: "), "no path"
     assert psutil.Process().memory_info().rss / 1e6 - before_mb < MANY_MB
     eventually(lambda: not feed_threads())
     eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)

@@ -18,19 +18,30 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from rtsp_peer import BARS, RGB, bars
 from test_sources_rtsp import Log, aside, eventually, feed_threads, log, memory
 
 from kpi.events import ErrorRaised
 from pipeline.config import load_config
+from stages.base import Picture
 from stages.errors import ConfigError
 from stages.sources import av_open
 from stages.sources.av_feed import AvFeed
 from stages.sources.av_open import Address, IoLimits
+from stages.sources.av_raw import Colours
 from stages.sources.av_times import PacketTimes
 from stages.sources.camera import CameraConfig, CameraSource
 from stages.sources.feed import FeedError
-from stages.sources.v4l2 import _CAPABILITY, _CONTROL, _CONTROL_INFO, V4l2Device, control_name
+from stages.sources.v4l2 import (
+    _CAPABILITY,
+    _CONTROL,
+    _CONTROL_INFO,
+    _FORMAT,
+    V4l2Device,
+    control_name,
+)
+from stages.upload import UploadRing
 
 __all__ = ["log"]  # a fixture
 
@@ -38,6 +49,17 @@ FORMAT_NONBLOCK = 0x0004
 """AVFMT_FLAG_NONBLOCK."""
 SIZE = (112, 32)
 COUNT = 20
+
+
+def shown(picture: Picture) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3), as a run's device has it."""
+    assert isinstance(picture.pixels, np.ndarray)
+    ring = UploadRing(torch.device("cpu"), 1)
+    slot = ring.acquire(picture.pixels.shape)
+    assert slot is not None
+    slot.pixels[...] = picture.pixels
+    ring.upload(slot, picture.ycbcr)
+    return ring.take(slot).permute(1, 2, 0).numpy()
 
 
 def picture_of_bars() -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -56,6 +78,7 @@ class Recorded:
     def __init__(self, path: Path, options: dict[str, str], demuxer: str) -> None:
         self._address = Address(str(path), options, demuxer)
         self.there = True
+        self.colour: Colours | None = None
         self.prepared: list[Mapping[str, int]] = []
         self.asked: list[Mapping[str, str]] = []
 
@@ -63,6 +86,9 @@ class Recorded:
         if not self.there:
             raise FeedError("/dev/video0 is not there")
         self.prepared.append(controls)
+
+    def colours(self) -> Colours | None:
+        return self.colour
 
     def address(self, options: Mapping[str, str]) -> Address:
         self.asked.append(options)
@@ -111,8 +137,9 @@ def test_the_formats_of_cameras_come_out_in_rgb_order(
     source, _ = recording(pixel_format)
     picture = source.read(memory)
     assert picture is not None
-    assert picture.pixels.shape == (SIZE[1], SIZE[0], 3)
-    assert bars(picture.pixels) == BARS
+    assert (picture.ycbcr is None) == (pixel_format == "mjpg")
+    assert picture.size_hw == (SIZE[1], SIZE[0])
+    assert bars(shown(picture)) == BARS
     assert 0 <= time.monotonic_ns() - picture.captured_ns < 60e9
     assert log.states == ["connecting", "streaming"]
 
@@ -123,11 +150,12 @@ def test_only_the_region_is_taken_in(recording: Recording, log: Log) -> None:
     assert source.size_hw == (20, 32)
     picture = source.read(memory)
     assert picture is not None
-    assert picture.pixels.shape == (20, 32, 3)
+    assert picture.size_hw == (20, 32)
+    assert picture.pixels.shape == (20, 32, 2), "no other pixel is uploaded"
     assert (picture.origin_yx, picture.full_hw) == ((4, 16), (SIZE[1], SIZE[0]))
-    shown = picture.pixels.astype(int)
-    assert np.abs(shown[10, 8] - RGB[BARS[1]]).max() < 12
-    assert np.abs(shown[10, 24] - RGB[BARS[2]]).max() < 12
+    rgb = shown(picture).astype(int)
+    assert np.abs(rgb[10, 8] - RGB[BARS[1]]).max() < 12
+    assert np.abs(rgb[10, 24] - RGB[BARS[2]]).max() < 12
 
 
 @pytest.mark.parametrize(
@@ -231,7 +259,7 @@ def test_a_device_that_has_nothing_yet_is_asked_again(
     for _ in range(5):
         picture = source.read(memory)
         assert picture is not None
-        assert bars(picture.pixels) == BARS
+        assert bars(shown(picture)) == BARS
     assert unready[0].asked >= 15
     assert log.states == ["connecting", "streaming"]
 
@@ -241,11 +269,11 @@ def test_a_device_that_stalls_is_released_and_opened_again(
 ) -> None:
     source, _ = recording("yuyv422", frozen_after=None, stale_after_s=0.2, reconnect_after_s=1)
     before = len(os.listdir("/proc/self/fd"))
-    shown = source.read(memory)
+    picture = source.read(memory)
     assert len(os.listdir("/proc/self/fd")) > before
-    while shown is not None and shown.epoch == 0:
-        shown = source.read(memory)
-    assert shown is not None
+    while picture is not None and picture.epoch == 0:
+        picture = source.read(memory)
+    assert picture is not None
     assert len(unready) == 2
     assert log.states == ["connecting", "streaming", "stale", "reconnecting", "streaming"]
     eventually(lambda: len(feed_threads()) == 1)
@@ -332,10 +360,16 @@ class Kernel:
     def __init__(self, capabilities: int, controls: dict[int, bytes]) -> None:
         self._capabilities, self._controls = capabilities, controls
         self.values: dict[int, int] = {}
+        self.colour = (0, 0, 0, 0)
+        """colorspace, priv, ycbcr_enc, quantization."""
 
     def ioctl(self, handle: int, request: int, data: Any) -> int:
         if request == 0x80685600:
             data[:] = _CAPABILITY.pack(b"uvc", b"cam", b"usb", 0, 0x80000000, self._capabilities)
+        elif request == 0xC0D05604:
+            assert _FORMAT.unpack(data)[0] == 1
+            space, priv, encoding, levels = self.colour
+            data[:] = _FORMAT.pack(1, 96, 64, 0, 1, 192, 12288, space, priv, 0, encoding, levels, 0)
         elif request == 0xC0445624:
             after = int.from_bytes(data[:4], "little") & 0x7FFFFFFF
             number = min((n for n in self._controls if n > after), default=None)
@@ -386,6 +420,37 @@ def test_what_a_device_refuses_is_told(
     assert expected in str(caught.value)
 
 
+MAGIC = 0xFEEDCAFE
+"""V4L2_PIX_FMT_PRIV_MAGIC."""
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((8, MAGIC, 0, 0), Colours("bt601", False)),  # sRGB, as USB cameras say
+        ((8, MAGIC, 2, 1), Colours("bt709", True)),
+        ((3, MAGIC, 0, 0), Colours("bt709", False)),
+        ((3, 0, 1, 1), Colours("bt709", False)),  # from an old driver: what is behind is noise
+        ((7, MAGIC, 0, 0), Colours("bt601", True)),
+        ((7, MAGIC, 1, 2), Colours("bt601", False)),
+        ((10, MAGIC, 0, 0), Colours("bt2020", False)),
+        ((0, MAGIC, 0, 0), None),
+        ((2, MAGIC, 8, 0), None),  # SMPTE 240M
+    ],
+)
+def test_what_a_driver_says_of_colour(
+    kernel: Callable[..., Kernel], told: tuple[int, ...], expected: Colours | None
+) -> None:
+    kernel().colour = told  # type: ignore[assignment]
+    assert V4l2Device("/dev/null").colours() == expected
+
+
+def test_of_a_device_that_is_none_no_colour_is_known() -> None:
+    assert V4l2Device("/dev/null").colours() is None
+    assert V4l2Device("/dev/video199").colours() is None
+
+
 def test_the_layouts_are_the_kernels() -> None:
-    assert (_CAPABILITY.size, _CONTROL_INFO.size, _CONTROL.size) == (104, 68, 8)
+    sizes = (_CAPABILITY.size, _CONTROL_INFO.size, _CONTROL.size, _FORMAT.size)
+    assert sizes == (104, 68, 8, 208)
     assert control_name("Exposure Time, Absolute") == "exposure_time_absolute"

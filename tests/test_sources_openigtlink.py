@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import random
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +15,7 @@ import psutil
 import pytest
 import torch
 from chaos_proxy import ChaosProxy
-from conftest import Outcome, StartCli
+from conftest import Outcome
 from igtl_messages import image, message, picture, transform_body
 from igtl_peers import WAIT_S, until
 from igtl_senders import Broadcaster, number, numbered
@@ -387,56 +383,3 @@ def test_a_probe_shows_what_comes(call_main: Callable[..., Outcome]) -> None:
     assert outcome.code == 0, outcome.stderr
     assert "OpenIGTLink version 1, IMAGE 'Probe', 8 bit grey, RAS" in outcome.stdout
     assert "64" in outcome.stdout
-
-
-def send_our_bytes(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), WAIT_S) as sender:
-        for index in range(200):
-            try:
-                sender.sendall(image(numbered(index)))
-            except OSError:
-                break
-            time.sleep(0.05)
-
-
-@contextmanager
-def pyigtl_sending(port: int) -> Iterator[None]:
-    sender = str(Path(__file__).parent / "pyigtl_sender.py")
-    command = [sys.executable, sender, "client", str(port), "grey", "500"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.kill()
-
-
-@pytest.mark.parametrize("peer", ["our bytes", "pyigtl"])
-def test_a_run_is_fed_and_tells_where_it_listens(
-    start_cli: StartCli, tmp_path: Path, peer: str
-) -> None:
-    out = tmp_path / "run"
-    settings = (
-        "source.listen=true",
-        "source.port=0",
-        "results=null",
-        "control=null",
-        "http=null",
-        "preview=null",
-        "detector={kind: none}",
-    )
-    words = [word for one in settings for word in ("--set", one)]
-    command = ["run", "openigtlink", "--frames", "5", "--out", str(out), *words]
-    process = start_cli(*command, cwd=tmp_path)
-    until((out / "endpoints.json").exists, 60.0)
-    where = json.loads((out / "endpoints.json").read_text())["frames"]
-    port = int(where.rsplit(":", 1)[1])
-    if peer == "our bytes":
-        send_our_bytes(port)
-        assert process.wait(60.0) == 0
-    else:
-        with pyigtl_sending(port):
-            assert process.wait(60.0) == 0
-    summary = json.loads((out / "summary.json").read_text())
-    counted = summary["frames"]
-    assert counted["grabbed"] == 5
-    assert counted["published"] + sum(counted["dropped"].values()) == 5

@@ -18,14 +18,14 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import closing
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import av
 
 from stages.base import Buffer
 from stages.sources.av_open import Address, IoLimits
 from stages.sources.av_packets import packets
-from stages.sources.av_pictures import PictureWriter, reason
+from stages.sources.av_pictures import PictureWriter, Taken, described, reason
 from stages.sources.av_times import PacketTimes, Times, stamp_ns
 from stages.sources.feed import Arrival, FeedError
 from stages.sources.region import Region, placed, window_in
@@ -36,12 +36,24 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+    from stages.window import Window
+
 TURNS: Final = 3
 """How many attempts of a source may be under way at a time, all but one given up."""
 _TURN_S: Final = 0.05
 _JOIN_S: Final = 0.1
 _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
+
+
+class Taker(Protocol):
+    """Puts decoded pictures where they are taken from."""
+
+    def shape_of(self, picture: VideoFrame) -> tuple[int, ...]:
+        """(H, W, ...); raises `SourceError` for what is too large."""
+
+    def take_in(self, picture: VideoFrame, window: Window, buffer: Buffer) -> Taken:
+        """What of ``picture`` lies in ``window``; raises `SourceError` for what it cannot."""
 
 
 class _Decoded(NamedTuple):
@@ -55,7 +67,7 @@ class AvFeed:
     Pictures begin with a keyframe, and again with one after a picture of which something is
     missing, so that nothing is shown that only half arrived. A reader that falls behind loses
     the oldest pictures, which is counted and told (see `Troubles`). ``turns``: shared by
-    all feeds of a source.
+    all feeds of a source. ``taker`` None: pictures are converted on the host.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -71,6 +83,7 @@ class AvFeed:
         *,
         max_lag_s: float | None = None,
         roi: Region | None = None,
+        taker: Taker | None = None,
         monotonic_stamps: bool = False,
     ) -> None:
         self._source_id = source_id
@@ -78,12 +91,14 @@ class AvFeed:
         self._limits = limits
         self._turns = turns
         self._roi = roi
-        self._writer = PictureWriter(source_id)
+        self._taker = PictureWriter(source_id) if taker is None else taker
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
         self._over: FeedError | None = None
         self._stop = threading.Event()
+        self.description: str | None = None
+        """Codec, pixel format, matrix and range, once there was a picture."""
         self.troubles = Troubles(source_id)
         """Pictures that were `lost`, counted."""
         run = copy_context().run
@@ -100,15 +115,15 @@ class AvFeed:
                     raise self._over
                 return None
             picture, times = self._decoded.popleft()
-        height, width, *colours = self._writer.shape_of(picture)
+        height, width, *_ = self._taker.shape_of(picture)
         window = window_in(self._roi, (height, width), self._source_id)
-        pixels = buffer((*window.size_hw, *colours))
-        self._writer.write(picture, pixels, window)
+        taken = self._taker.take_in(picture, window, buffer)
         return Arrival(
-            pixels,
+            taken.pixels,
             times.captured_ns,
             times.captured_unix_ns,
             sender_ns=stamp_ns(picture),
+            ycbcr=taken.ycbcr,
             **placed(window),
         )
 
@@ -157,8 +172,10 @@ class AvFeed:
             for picture in pictures:
                 if picture.is_corrupt:
                     keyframe_seen = False
-                else:
-                    self._hand_over(picture)
+                    continue
+                if self.description is None:
+                    self.description = f"{packet.stream.codec_context.name}, {described(picture)}"
+                self._hand_over(picture)
 
     def _hand_over(self, picture: VideoFrame) -> None:
         decoded = _Decoded(picture, self._times.of(picture))

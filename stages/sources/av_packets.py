@@ -13,10 +13,13 @@ nothing yet, and is asked again 5 ms later.
 
 from __future__ import annotations
 
+import errno
+import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import av
 
@@ -72,16 +75,18 @@ def packets(
     for whatever else ends it. See Note [What FFmpeg waits for].
     """
     patience = _Patience(limits.open_s)
+    where = "" if address.place is None else f"{address.place}: "
     try:
         with opened(address, limits) as (container, stream):
+            where = ""
             patience.begin(limits.read_s)
             yield from _demuxed(container, stream, patience, stop)
     except FeedError:
         raise
     except Exception as error:  # PyAV raises many kinds; their text holds the address
         if isinstance(error, av.error.ExitError) or patience.is_over:
-            raise patience.error from None
-        raise FeedError(reason(error)) from None
+            raise FeedError(f"{where}{patience.error}") from None
+        raise FeedError(f"{where}{_why(error, address) if where else reason(error)}") from None
     if not stop.is_set():
         raise FeedError("the stream ended")
 
@@ -100,3 +105,14 @@ def _demuxed(
         except BlockingIOError:
             patience.check()
             stop.wait(_ASK_AGAIN_S)
+
+
+def _why(error: Exception, address: Address) -> str:
+    """Why it cannot be opened. FFmpeg calls a name that nobody knows an input/output error."""
+    host = urlsplit(address.place or "").hostname
+    if host is not None and isinstance(error, OSError) and error.errno == errno.EIO:
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            return "the host's name is not known here"
+    return reason(error)

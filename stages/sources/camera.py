@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from stages.sources.feed import Feed
+from stages.sources.av_source import AvSource
 from stages.sources.limits import Fps, SourceId
-from stages.sources.live import LiveSource
 from stages.sources.live_section import LiveSection
 
 if TYPE_CHECKING:
+    from stages.sources.av_feed import AvFeed
     from stages.sources.av_open import Address
+    from stages.sources.av_raw import Colours
 
 _FORMATS: Final = {"mjpg": "mjpeg", "yuyv": "yuyv422", "nv12": "nv12", "h264": "h264"}
 """FFmpeg's names."""
@@ -78,9 +78,16 @@ class Device(Protocol):
     def address(self, options: Mapping[str, str]) -> Address:
         """What FFmpeg is to open."""
 
+    def colours(self) -> Colours | None:
+        """What it says of the pictures that it gives now."""
 
-class CameraSource(LiveSource):
-    """The pictures of a camera, decoded or converted on the host; see `LiveSource` and `AvFeed`.
+
+class CameraSource(AvSource):
+    """The pictures of a camera; see `LiveSource` and `AvFeed`.
+
+    YUYV and NV12 are uploaded as they are and converted on the run's device, by the matrix and
+    range that the driver tells (untold: limited range; BT.709 from 720 rows on, else BT.601).
+    MJPG and H.264 are decoded on the host.
 
     A camera that is not there, or is unplugged, is waited for. A picture counts as captured when
     the driver says so, where its stamps are those of the monotonic clock (as USB cameras' are),
@@ -90,17 +97,16 @@ class CameraSource(LiveSource):
     """
 
     def __init__(self, config: CameraConfig, device: Device | None = None) -> None:
-        from stages.sources.av_feed import TURNS
         from stages.sources.v4l2 import V4l2Device
 
-        super().__init__(config, self._connect)
+        super().__init__(config)
         self._camera = config
-        self._turns = threading.Semaphore(TURNS)
         self._device = V4l2Device(config.path) if device is None else device
 
-    def _connect(self) -> Feed:
+    def _connect(self) -> AvFeed:
         from stages.sources.av_feed import AvFeed
         from stages.sources.av_open import IoLimits
+        from stages.sources.av_raw import RawTaker
 
         config = self._camera
         self._device.prepare(config.controls)
@@ -110,5 +116,6 @@ class CameraSource(LiveSource):
             IoLimits(config.connect_within_s, config.reconnect_after_s),
             self._turns,
             roi=config.roi,
+            taker=RawTaker(self.source_id, self._device.colours),
             monotonic_stamps=True,
         )

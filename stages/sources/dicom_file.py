@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
 from stages.errors import SourceError
 from stages.sources.dicom_calibration import Calibration, calibrate, read_regions
+from stages.sources.dicom_checks import COLOUR, GREY, PALETTE, frame_count, refuse
 from stages.sources.dicom_grey import DisplayTable, grey_table, palette_table
 from stages.sources.dicom_timing import CineTiming, read_timing
 from stages.sources.limits import check_size
@@ -36,10 +36,6 @@ _HEADER: Final = (
     *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue")
       for part in ("Descriptor", "Data")),
 )  # fmt: skip
-_GREY: Final = ("MONOCHROME1", "MONOCHROME2")
-_PALETTE: Final = "PALETTE COLOR"
-_COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # all decode to RGB
-_MAX_TOTAL_PIXELS: Final = 1 << 36
 
 
 class CineFile:
@@ -63,17 +59,17 @@ class CineFile:
     ) -> None:
         self._path = path
         self._name = f"source {source_id}{where}"
-        self._of_several = of_several
         header = self._read_header()
         try:
-            self._check(header, allow_burned_in)
+            refuse(header, self._name, allow_burned_in=allow_burned_in, of_several=of_several)
+            self.count = frame_count(header)
             height, width = self.size_hw = int(header.Rows), int(header.Columns)
             check_size(source_id, self.size_hw)
             self.timing: CineTiming | None = read_timing(header, self.count)
             self.regions = read_regions(header.get("SequenceOfUltrasoundRegions") or ())
             self.calibration: Calibration = calibrate(self.regions, self.size_hw)
             self._stored_shape: tuple[int, ...] = (height, width)
-            if header.PhotometricInterpretation in _COLOUR:
+            if header.PhotometricInterpretation in COLOUR:
                 self._stored_shape = (height, width, 3)
             self.stored = _stored(header)
             self._table = self._make_table(header) if first is None else self._table_of(first)
@@ -84,7 +80,7 @@ class CineFile:
         syntax = UID(header.file_meta.TransferSyntaxUID).name
         kind = f"{header.PhotometricInterpretation}, {header.BitsStored} bits"
         self.description = f"{self.count} frames, {kind}, {syntax}"
-        grey = header.PhotometricInterpretation in _GREY
+        grey = header.PhotometricInterpretation in GREY
         self.shape: tuple[int, ...] = (height, width) if grey else (height, width, 3)
         """Of the pixels that `write` fills."""
 
@@ -129,55 +125,6 @@ class CineFile:
         except Exception as error:  # deep nesting, bad lengths, ...
             raise SourceError(f"{self._name}: the DICOM header is damaged") from error
 
-    def _check(self, header: Dataset, allow_burned_in: bool) -> None:
-        """Refuse what cannot be shown, before anything is decoded; sets `count`."""
-        burned_in = str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES"
-        if burned_in and not allow_burned_in:
-            raise SourceError(
-                f"{self._name}: the pictures have text burned in, which may name a person; "
-                "expected a cleaned file, or allow_burned_in: true"
-            )
-        if header.get("Rows") is None or header.get("Columns") is None:
-            raise SourceError(f"{self._name}: the file holds no picture size")
-        self.count = int(header.get("NumberOfFrames") or 1)
-        total = int(header.Rows) * int(header.Columns) * self.count
-        if self._of_several and self.count != 1:
-            raise SourceError(
-                f"{self._name}: the file holds {self.count} frames, expected one in each file of "
-                "a folder"
-            )
-        if self.count < 2 and not self._of_several:
-            raise SourceError(
-                f"{self._name}: the file holds one frame, expected a cine, or a folder of such"
-            )
-        if total > _MAX_TOTAL_PIXELS:
-            raise SourceError(
-                f"{self._name}: the header claims {total} pixels in all, "
-                f"expected at most {_MAX_TOTAL_PIXELS}"
-            )
-        self._check_pixels(header)
-        self._check_codec(UID(header.file_meta.TransferSyntaxUID))
-
-    def _check_pixels(self, header: Dataset) -> None:
-        kind, bits = header.PhotometricInterpretation, int(header.BitsStored)
-        most_bits = 8 if kind in _COLOUR else 16
-        if kind not in (*_GREY, _PALETTE, *_COLOUR) or not 1 <= bits <= most_bits:
-            raise SourceError(
-                f"{self._name}: pixels are {kind} with {bits} bits, expected grey or palette "
-                "with at most 16 or colour with at most 8"
-            )
-
-    def _check_codec(self, syntax: UID) -> None:
-        try:
-            readable = get_decoder(syntax).is_available
-        except NotImplementedError:  # how pydicom says that it does not know the syntax
-            readable = False
-        if not readable:
-            raise SourceError(
-                f"{self._name}: pixels are compressed as {syntax.name}, "
-                "for which no codec is installed"
-            )
-
     def _table_of(self, first: CineFile) -> DisplayTable | None:
         if self.stored != first.stored:
             raise SourceError(
@@ -192,9 +139,9 @@ class CineFile:
         frames = self.frames()
         first = next(frames)
         frames.close()
-        if header.PhotometricInterpretation in _GREY:
+        if header.PhotometricInterpretation in GREY:
             return grey_table(header, first)
-        return palette_table(header) if header.PhotometricInterpretation == _PALETTE else None
+        return palette_table(header) if header.PhotometricInterpretation == PALETTE else None
 
 
 def _stored(header: Dataset) -> str:

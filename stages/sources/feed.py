@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.base import Buffer
+
+if TYPE_CHECKING:
+    from stages.ycbcr import DevicePlanes, YCbCr
 
 
 class FeedError(Exception):
@@ -20,8 +23,8 @@ class FeedError(Exception):
 class Arrival:
     """A picture that a feed delivered, or the region of it that was asked for."""
 
-    pixels: NDArray[np.uint8]
-    """(H, W) grey or (H, W, 3) RGB: the array that `Buffer` gave, filled."""
+    pixels: NDArray[np.uint8] | DevicePlanes
+    """As in `stages.base.Picture`."""
     captured_ns: int
     """Monotonic clock, nanoseconds; when it arrived, where the feed does not tell better."""
     captured_unix_ns: int | None = None
@@ -38,6 +41,8 @@ class Arrival:
     sender_ns: int | None = None
     """Nanoseconds on the sender's own clock, whatever its zero; only whether it runs backwards,
     which means that the sender began anew, is looked at."""
+    ycbcr: YCbCr | None = None
+    """As in `stages.base.Picture`."""
 
 
 class Feed(Protocol):

@@ -11,7 +11,8 @@ from stages.base import Buffer
 from stages.sources.feed import Arrival
 from stages.sources.igtl_pairing import Complete, Pairing
 from stages.sources.igtl_pixels import PixelStore
-from stages.sources.igtl_reader import (
+from stages.sources.igtl_stream import IgtlStream
+from stages.sources.igtl_told import (
     PictureBegins,
     PictureEnds,
     PoseTold,
@@ -19,7 +20,6 @@ from stages.sources.igtl_reader import (
     StatusTold,
     Told,
 )
-from stages.sources.igtl_stream import IgtlStream
 from stages.sources.region import Region
 from stages.sources.troubles import Troubles
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stages.sources.feed import Arrival
 from stages.sources.igtl_pose import Posed, PoseTrack
-from stages.sources.igtl_reader import PictureEnds, PoseTold
+from stages.sources.igtl_told import PictureEnds, PoseTold
 from stages.sources.lag import LagWatch
 from stages.sources.region import placed
 from stages.window import Window

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Final, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from stages.sources.igtl_header import (
     EXTENDED,
@@ -20,57 +16,22 @@ from stages.sources.igtl_header import (
     parse_extension,
     parse_header,
 )
-from stages.sources.igtl_image import IMAGE, ImageLayout, parse_image
+from stages.sources.igtl_image import IMAGE, parse_image
 from stages.sources.igtl_pose import POSE_BYTES, parse_pose
+from stages.sources.igtl_told import (
+    PictureBegins,
+    PictureEnds,
+    PoseTold,
+    Refused,
+    StatusTold,
+    Told,
+)
 
 _SKIPPED_BYTES: Final = 1 << 16  # at a time
 _STATUS_BYTES: Final = 30  # code, sub-code and the error's name; a text follows
 _COUNT_BYTES: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class PictureBegins:
-    """An IMAGE whose pixels follow: say with `MessageReader.place` where to, or that they are
-    not wanted."""
-
-    header: Header
-    layout: ImageLayout
-
-
-@dataclass(frozen=True, slots=True)
-class PictureEnds:
-    """All of them are in place and undamaged."""
-
-    header: Header
-    layout: ImageLayout
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PoseTold:
-    """A TRANSFORM, POSITION or QTRANS."""
-
-    header: Header
-    matrix: NDArray[np.float64]
-    """float64 (4, 4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class StatusTold:
-    """A STATUS."""
-
-    header: Header
-    code: int
-    """1: everything is well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A message that is damaged, or that cannot be used."""
-
-    reason: str
-
-
-Told: TypeAlias = PictureBegins | PictureEnds | PoseTold | StatusTold | Refused
 _Part: TypeAlias = Generator[memoryview | Told, memoryview | None, Told | None]
 """Yields where bytes belong (all of it is filled when it goes on) or what was told; is sent the
 room for pixels; returns what the message tells in the end."""

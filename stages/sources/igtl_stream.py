@@ -8,7 +8,8 @@ from typing import Final
 
 from stages.sources.feed import FeedError
 from stages.sources.igtl_header import StreamError
-from stages.sources.igtl_reader import MessageReader, Told
+from stages.sources.igtl_reader import MessageReader
+from stages.sources.igtl_told import Told
 
 _MESSAGE_NS: Final = 2_000_000_000
 _SHORTEST_WAIT_S: Final = 1e-3

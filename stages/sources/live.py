@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 from kpi import emit
 from kpi.events import SourceState, SourceStateChanged
 from stages.base import Buffer, Picture
@@ -149,11 +151,12 @@ class LiveSource:
             pose=arrival.pose,
             origin_yx=arrival.origin_yx,
             full_hw=arrival.full_hw,
+            ycbcr=arrival.ycbcr,
         )
 
     def _tell_picture(self, arrival: Arrival) -> None:
         limit = self._config.frozen_after
-        if limit is not None:
+        if limit is not None and isinstance(arrival.pixels, np.ndarray):
             self._freeze.see(arrival.pixels)
         if limit is None or self._freeze.repeats < limit:
             self._go("streaming")

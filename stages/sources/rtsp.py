@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import ssl
-import threading
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
 from stages.errors import ConfigError, SourceError
-from stages.sources.feed import Feed
+from stages.sources.av_source import AvSource
 from stages.sources.limits import SourceId
-from stages.sources.live import LiveSource
 from stages.sources.live_section import LiveSection
 from stages.sources.stream_url import StreamUrl
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.sources.av_feed import AvFeed
 
 _PROTOCOLS: Final = {
     "rtsp": "rtsp,rtp,udp,tcp",
@@ -64,24 +67,28 @@ class RtspConfig(LiveSection):
     """A stream that comes later than by this, by the sender's own clock, for some seconds, is
     connected to anew, so that a queue on the way does not last; null: the sender's clock is not
     to be believed."""
+    decoder: Literal["host", "nvdec", "auto"] = "host"
+    """`nvdec`: the GPU's video decoder, whose pictures stay on the device; `auto`: where it can,
+    else the host. `maskstream doctor` tells whether it is there. It has not run on a GPU yet.
+    Pictures that are not on the host are never found `frozen`."""
     reconnect_after_s: float = Field(default=5.0, ge=0.2, le=30)
     """Without a picture for so long, the connection is given up and made anew."""
     connect_within_s: float = Field(default=15.0, ge=0.2, le=60)
     """A new connection gives its first picture, a keyframe, within this, or is given up."""
 
 
-class RtspSource(LiveSource):
-    """The first video stream at an address, decoded on the host; see `LiveSource` and `AvFeed`.
+class RtspSource(AvSource):
+    """The first video stream at an address; see `LiveSource` and `AvFeed`. A `DeviceSource`.
 
-    Raises `ConfigError` where the variable that should hold the password is not set, `SourceError`
-    where this FFmpeg cannot read such an address at all.
+    Decoded on the host, until `decode_on` tells where else. Raises `ConfigError` where the
+    variable that should hold the password is not set, `SourceError` where this FFmpeg cannot read
+    such an address at all.
     """
 
     def __init__(self, config: RtspConfig) -> None:
-        from stages.sources.av_feed import TURNS
         from stages.sources.av_open import knows
 
-        super().__init__(config, self._connect)
+        super().__init__(config)
         needs = _OPTIONAL.get(config.url.scheme)
         if needs is not None and not knows(needs):
             raise SourceError(
@@ -89,10 +96,25 @@ class RtspSource(LiveSource):
                 f"an address of another scheme than {config.url.scheme}"
             )
         self._stream = config
-        self._turns = threading.Semaphore(TURNS)
+        self._gpu: torch.device | None = None
         self._password = _password(config)
 
-    def _connect(self) -> Feed:
+    def decode_on(self, device: torch.device) -> None:
+        """See `stages.base.DeviceSource`."""
+        if self._stream.decoder == "host":
+            return
+        from stages.sources.nvdec import why_no_nvdec
+
+        missing = why_no_nvdec(device)
+        if missing is None:
+            self._gpu = device
+        elif self._stream.decoder == "nvdec":
+            raise ConfigError(
+                f"source {self.source_id}: decoder: nvdec cannot be had: {missing}; "
+                "expected a CUDA GPU that decodes video, or decoder: host"
+            )
+
+    def _connect(self) -> AvFeed:
         from stages.sources.av_feed import AvFeed
         from stages.sources.av_open import Address, IoLimits
 
@@ -104,7 +126,14 @@ class RtspSource(LiveSource):
         if scheme in ("rtsps", "https"):
             options |= _tls(config)
         url = config.url.reveal(config.username, self._password)
-        address = Address(url, options, "rtsp" if is_rtsp else None)
+        hwaccel = taker = None
+        if self._gpu is not None:
+            from stages.sources.nvdec import NvdecTaker, nvdec
+
+            hwaccel = nvdec(self._gpu, or_host=config.decoder == "auto")
+            taker = NvdecTaker(self.source_id)
+        demuxer = "rtsp" if is_rtsp else None
+        address = Address(url, options, demuxer, config.url.place, hwaccel)
         return AvFeed(
             self.source_id,
             address,
@@ -115,6 +144,7 @@ class RtspSource(LiveSource):
             self._turns,
             max_lag_s=config.max_lag_s,
             roi=config.roi,
+            taker=taker,
         )
 
 

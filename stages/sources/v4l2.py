@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from stages.sources.av_open import Address
+from stages.sources.av_raw import Colours
 from stages.sources.feed import FeedError
+from stages.ycbcr import Matrix
 
 _QUERYCAP: Final = 0x80685600
 _CAPABILITY: Final = struct.Struct("=16s32s32sIII12x")
@@ -31,6 +33,19 @@ _NO_WAIT: Final = {
     "max_ts_probe": "0",  # nor for a first picture while it looks at the streams, where it can
 }
 _CONTROL: Final = struct.Struct("=Ii")
+_GET_FORMAT: Final = 0xC0D05604
+_FORMAT: Final = struct.Struct("=I4x6I6I152x")
+"""The buffer's type; width to sizeimage; colorspace, priv, flags, ycbcr_enc, quantization,
+xfer_func (V4L2_PIX_FMT_PRIV_MAGIC in `priv` says that those behind it are filled)."""
+_CAPTURE_BUFFER: Final = 1  # V4L2_BUF_TYPE_VIDEO_CAPTURE
+_PRIV_MAGIC: Final = 0xFEEDCAFE
+_JPEG: Final = 7  # V4L2_COLORSPACE_JPEG, whose levels are 0..255 unless told otherwise
+_FULL_RANGE: Final = 1  # V4L2_QUANTIZATION_FULL_RANGE
+_OF_ENCODING: Final[Mapping[int, Matrix]] = {
+    1: "bt601", 2: "bt709", 3: "bt601", 4: "bt709", 6: "bt2020",
+}  # fmt: skip
+_OF_COLORSPACE: Final[Mapping[int, Matrix]] = {3: "bt709", 10: "bt2020", 12: "bt709"}
+"""Where the encoding is the default one: V4L2_MAP_YCBCR_ENC_DEFAULT; all others are BT.601."""
 
 
 class V4l2Device:
@@ -61,6 +76,31 @@ class V4l2Device:
         """What FFmpeg is to open, asking the device for ``options``, and never to wait for it:
         what a stalled device makes it wait for, in the kernel, nothing would end."""
         return Address(self.path, {**options, **_NO_WAIT}, "v4l2")
+
+    def colours(self) -> Colours | None:
+        """What the driver says of the pictures that it gives now; None where it does not."""
+        asked = bytearray(_FORMAT.pack(_CAPTURE_BUFFER, *[0] * 12))
+        try:
+            handle = os.open(self.path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.ioctl(handle, _GET_FORMAT, asked)
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+        *_, space, priv, _, encoding, levels, _ = _FORMAT.unpack(asked)
+        if not space:
+            return None
+        if priv != _PRIV_MAGIC or not encoding:
+            matrix = _OF_COLORSPACE.get(space, "bt601")
+        elif encoding in _OF_ENCODING:
+            matrix = _OF_ENCODING[encoding]
+        else:
+            return None
+        told = levels if priv == _PRIV_MAGIC else 0
+        return Colours(matrix, told == _FULL_RANGE or (not told and space == _JPEG))
 
     def _check(self, handle: int) -> None:
         answer = bytearray(_CAPABILITY.size)

@@ -1,0 +1,38 @@
+"""What the live sources that FFmpeg reads have in common: `AvSource`."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from stages.sources.live import LiveSource
+from stages.sources.live_section import LiveSection
+
+if TYPE_CHECKING:
+    from stages.sources.av_feed import AvFeed
+    from stages.sources.feed import Feed
+
+
+class AvSource(LiveSource):
+    """A `LiveSource` and a `DescribedSource` whose connections are `AvFeed`s."""
+
+    def __init__(self, config: LiveSection) -> None:
+        from stages.sources.av_feed import TURNS
+
+        super().__init__(config, self._dialled)
+        self._turns = threading.Semaphore(TURNS)
+        self._newest: AvFeed | None = None
+
+    @property
+    def description(self) -> str:
+        """Codec, pixel format, matrix and range, as the newest connection tells them."""
+        told = None if self._newest is None else self._newest.description
+        return told or "not known before the first picture"
+
+    def _connect(self) -> AvFeed:
+        """The next attempt."""
+        raise NotImplementedError
+
+    def _dialled(self) -> Feed:
+        self._newest = self._connect()
+        return self._newest
