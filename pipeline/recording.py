@@ -22,13 +22,13 @@ from stages.recording.segment_chain import SegmentOptions
 from stages.recording.space import SpaceLimits
 from stages.recording.writing import create_log, create_npy
 
-_KINDS: dict[What, tuple[Kind, ...]] = {
-    "logits": ("logits",),
-    "masks": ("masks",),
-    "packets": ("packet",),
-    "prompts": ("prompt",),
-    "detections": ("detections",),
-    "frames": ("frame",),
+_KINDS: dict[What, Kind] = {
+    "logits": "logits",
+    "masks": "masks",
+    "packets": "packet",
+    "prompts": "prompt",
+    "detections": "detections",
+    "frames": "frame",
 }
 IN_RUN = "recording"
 """Name of the recording in the run's folder."""
@@ -104,7 +104,7 @@ def _manifest(parts: Assembly, config: RecorderConfig, session: str) -> Manifest
         model=str(getattr(run.segmenter, "model", None)),
         config_sha256=run.sha256(),
         versions=versions(),
-        recorded=tuple(kind for what in config.record for kind in _KINDS[what]),
+        recorded=tuple(kind for what, kind in _KINDS.items() if what in config.record),
         logits_dtype=config.logits_dtype,
     )
 

@@ -12,13 +12,14 @@ from tiny_sam2 import write_model
 from tiny_stream import BOX, BOXES, Stream, disc, in_sight
 
 from stages.choices import Applied, Choice, Choices
-from stages.recorder.choice_fields import of_fields, to_fields
+from stages.recorder.choice_fields import asked, of_fields, to_fields
 from stages.recording.encode import encode
-from stages.recording.entry import Entry
+from stages.recording.entry import Entry, Stamp
 from stages.recording.fields import Fields
 from stages.records import Frame
 from stages.segmenters.live_prompts import Prompt
 from stages.segmenters.occupancy import Occupancy, Permit
+from stages.window import Window
 
 FRAMES = 10
 PROMPTS = {
@@ -124,6 +125,17 @@ def test_bounds_of_a_script_are_widened_where_they_would_fall_short() -> None:
     choices.script = lambda frame: Choice(True, live=1, held=1)
     occupancy.allow(0, births=3, again=False)
     assert choices.bounds(_frame()) == (3, 1)
+
+
+def test_prompts_are_kept_in_pixels_of_the_full_picture() -> None:
+    window = Window((90, 131), (10, 20), (200, 300))
+    prompt = Prompt("add", box=(1.0, 2.0, 3.0, 4.0), points=((5.0, 6.0),), labels=(1,), mask=disc())
+    told = asked(Applied(prompt), window, Stamp(0, 3))
+    assert told.request["box"] == [21.0, 12.0, 23.0, 14.0]
+    assert told.request["points"] == [25.0, 16.0]
+    assert told.mask is not None
+    assert told.mask.shape == (200, 300)
+    assert (told.mask[10:100, 20:151] == disc()).all()
 
 
 def test_a_choice_survives_being_written() -> None:

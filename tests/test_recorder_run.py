@@ -30,7 +30,7 @@ from pipeline.run import start
 from stages.client import StaleError, Subscriber
 from stages.errors import ConfigError, MaskstreamError, RecordingError
 from stages.recorder.recorded_run import About, RecordedRun
-from stages.recording.entries import Packet
+from stages.recording.entries import Packet, Prompted
 from stages.recording.entry import Stamp
 from stages.recording.log_reader import LogRecording
 from stages.segmenters import sam2_checkpoint
@@ -98,6 +98,18 @@ def test_everything_that_was_asked_for_is_there(recorded: Path) -> None:
             assert [item.id for item in message.objects] == masks.object_ids.tolist()
             for row in range(len(message.objects)):
                 assert (message.mask(row) == masks.mask(row)).all()
+
+
+def test_prompts_are_there_for_who_looks_for_them(recorded: Path) -> None:
+    with LogRecording(recorded / "recording") as log:
+        prompts = [Prompted.of(record) for record in log.records("prompt")]
+    assert [prompt.stamp.frame_id for prompt in prompts] == [0]
+    request = prompts[0].request
+    assert (request["action"], request["box"], request["configured"]) == (
+        "add",
+        [20, 20, 60, 50],
+        0,
+    )
 
 
 def test_a_rerun_gives_the_same_masks_bit_for_bit(recorded: Path, call_main: Call) -> None:
@@ -183,6 +195,17 @@ def test_a_run_writes_numpy_files_for_other_tools(tmp_path: Path) -> None:
     assert (values.dtype, values.shape) == (np.float32, (1, 1, 120, 160))
     assert np.load(folder / "frame_00002_obj_ids.npy").shape == (1,)
     assert 0 < (values > 0).sum() < values.size
+
+
+def test_earlier_recordings_make_room_for_a_new_one(tmp_path: Path) -> None:
+    with recording(tmp_path) as rig:
+        rig.offer(2)
+    assert rig.path.is_dir()
+    recorder = f"recorder={{record: [logits], root: {tmp_path}, session: s2, retention_h: 1.0e-9}}"
+    assert run(tmp_path / "run", *LIGHT, recorder, frames=1)[0] == 0
+    assert not rig.path.exists()
+    with LogRecording(tmp_path / "s2") as log:
+        assert len(log.frames("logits")) == 1
 
 
 class TestReplay:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.packets import HostPacket, PacketInfo
-from stages.recorder.choice_fields import to_fields
+from stages.recorder.choice_fields import asked, to_fields
 from stages.recorder.config import RecorderConfig
 from stages.recorder.looked import Looked
 from stages.recorder.names import ABOUT, ROWS
@@ -59,6 +59,9 @@ class Bundle:
         window = packet.info.window
         if self.looked is not None:
             yield from self._seen(self.looked)
+            if self.looked.choice is not None and "prompts" in what:
+                for each in self.looked.choice.applied:
+                    yield asked(each, window, stamp).entry()
         if "logits" in what and packet.logits is not None:
             yield Logits(stamp, packet.object_ids, packet.logits, window).entry(config.logits_dtype)
         if "masks" in what and packet.masks is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from stages.choices import Applied, Choice
 from stages.prompting import Action, Prompt
-from stages.recording.entry import Json
+from stages.recording.entry import Json, Stamp
 from stages.recording.fields import Fields
+from stages.recording.input_entries import Prompted
 from stages.segmenters.occupancy import Permit
+from stages.window import Window
 
 
 def to_fields(choice: Choice) -> tuple[dict[str, Json], dict[str, NDArray[Any]]]:
@@ -48,6 +51,20 @@ def of_fields(told: Fields, where: str, array: Mapping[str, NDArray[Any]]) -> Ch
             for place, item in enumerate(prompts)
         ),
     )
+
+
+def asked(each: Applied, window: Window, stamp: Stamp) -> Prompted:
+    """What somebody, or the configuration, asked for, in pixels of the full picture."""
+    prompt = each.prompt
+    y, x = window.origin_yx
+    box = None
+    if prompt.box is not None:
+        x1, y1, x2, y2 = prompt.box
+        box = (x1 + x, y1 + y, x2 + x, y2 + y)
+    points = tuple((px + x, py + y) for px, py in prompt.points)
+    mask = None if prompt.mask is None else window.place(prompt.mask)
+    whole = replace(prompt, box=box, points=points)
+    return Prompted(stamp, _prompt(Applied(whole, each.configured)), mask)
 
 
 def _prompt(each: Applied) -> dict[str, Json]:
