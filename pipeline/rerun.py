@@ -1,4 +1,8 @@
-"""`maskstream rerun`: recorded frames through the pipeline again."""
+"""`maskstream rerun`: recorded frames through the pipeline again.
+
+It has not run on a GPU yet, where whether masks are equal to the bit also depends on kernels that
+add up in no fixed order.
+"""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_prompts_are_kept_in_pixels_of_the_full_picture() -> None:
     prompt = Prompt("add", box=(1.0, 2.0, 3.0, 4.0), points=((5.0, 6.0),), labels=(1,), mask=disc())
     told = asked(Applied(prompt), window, Stamp(0, 3))
     assert told.request["box"] == [21.0, 12.0, 23.0, 14.0]
-    assert told.request["points"] == [25.0, 16.0]
+    assert told.request["points"] == [[25.0, 16.0]]
     assert told.mask is not None
     assert told.mask.shape == (200, 300)
     assert (told.mask[10:100, 20:151] == disc()).all()

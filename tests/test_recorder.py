@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,15 @@ def test_a_disk_that_fails_pauses_it_and_is_told_and_it_goes_on(
     assert told[1][1] == error.strerror
 
 
+def test_what_was_not_copied_during_a_pause_is_no_frame(tmp_path: Path) -> None:
+    with recording(tmp_path) as rig:
+        rig.offer(1)
+        rig.recorder.write(replace(packet(1), logits=None))
+        rig.offer(1, 2)
+        assert ended(rig).dropped == {"paused": 1}
+    assert frames_of(rig) == [0, 2]
+
+
 def test_what_waits_when_the_disk_fails_is_written_when_it_is_back(tmp_path: Path) -> None:
     with recording(tmp_path) as rig:
         rig.disk.error = NO_SPACE
@@ -204,7 +214,7 @@ def test_a_disk_that_hangs_at_the_end_is_given_up(
         rig.disk.hangs.clear()
         rig.offer(5, 2)
         report = ended(rig)
-        assert report.dropped == {"stopped": 5}
+        assert (report.dropped, report.state) == ({"stopped": 5}, "hung")
         rig.disk.hangs.set()
         eventually(lambda: rig.recorder.report().state == "closed")
         assert rig.recorder.report().dropped == {"stopped": 5}, "what comes late changes no books"

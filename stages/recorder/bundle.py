@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stages.packets import HostPacket, PacketInfo
 from stages.recorder.choice_fields import asked, to_fields
-from stages.recorder.config import RecorderConfig
+from stages.recorder.config import RecorderConfig, What
 from stages.recorder.looked import Looked
 from stages.recorder.names import ABOUT, ROWS
 from stages.recording.entries import (
@@ -52,6 +52,18 @@ class Bundle:
         arrays = sum(part.nbytes for part in parts if part is not None)
         pixels = 0 if self.looked is None else self.looked.nbytes
         return arrays + pixels + sum(map(len, self.messages)) + _BESIDE_BYTES
+
+    def is_whole(self, what: Collection[What]) -> bool:
+        """Whether it has all that is to be recorded: what was submitted while the recorder was
+        paused has not."""
+        packet, looked = self.packet, self.looked
+        there: dict[What, object | None] = {
+            "logits": packet.logits,
+            "masks": packet.masks,
+            "frames": None if looked is None else looked.pixels,
+            "detections": None if looked is None else looked.boxes,
+        }
+        return all(there.get(each, True) is not None for each in what)
 
     def entries(self, config: RecorderConfig) -> Iterator[Entry]:
         """In the order in which they are written to a log; the last one says that all are there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.choices import Applied, Choice
-from stages.prompting import Action, Prompt
+from stages.prompting import Action, Point, Prompt
 from stages.recording.entry import Json, Stamp
 from stages.recording.fields import Fields
 from stages.recording.input_entries import Prompted
@@ -74,7 +74,7 @@ def _prompt(each: Applied) -> dict[str, Json]:
         "configured": each.configured,
         "object_id": prompt.object_id,
         "box": None if prompt.box is None else [float(value) for value in prompt.box],
-        "points": [float(value) for point in prompt.points for value in point],
+        "points": [[float(x), float(y)] for x, y in prompt.points],
         "labels": [int(label) for label in prompt.labels],
         "text": prompt.text,
         "class_id": int(prompt.class_id),
@@ -83,10 +83,8 @@ def _prompt(each: Applied) -> dict[str, Json]:
 
 def _applied(told: Fields, mask: NDArray[Any] | None) -> Applied:
     box = None if told.absent("box") else told.numbers("box", 4)
-    count = len(told.items("labels"))
-    flat = told.numbers("points", 2 * count)
-    points = tuple(zip(flat[::2], flat[1::2], strict=True))
-    labels = told.integers("labels", count)
+    points = tuple(_points(told))
+    labels = told.integers("labels", len(points))
     object_id = None if told.absent("object_id") else told.integer("object_id")
     prompt = Prompt(
         cast(Action, told.text("action")),
@@ -99,3 +97,12 @@ def _applied(told: Fields, mask: NDArray[Any] | None) -> Applied:
         class_id=told.integer("class_id"),
     )
     return Applied(prompt, None if told.absent("configured") else told.integer("configured"))
+
+
+def _points(told: Fields) -> Iterator[Point]:
+    for item in told.items("points"):
+        match item:
+            case [int() | float() as x, int() | float() as y]:
+                yield float(x), float(y)
+            case _:
+                raise told.misfit("points", "pairs of numbers")

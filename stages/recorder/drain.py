@@ -78,18 +78,21 @@ class Drain(Generic[Part]):
         """A frame that never got into the ring; it will stand in a gap record."""
         self._lost.append((reason, stamp))
 
-    def finish(self, timeout_s: float) -> bool:
-        """Write what waits and close the writer; False where the disk was too slow for that, and
-        what still waits is given up."""
+    def finish(self, timeout_s: float) -> None:
+        """Write what waits and close the writer; what a disk is too slow for is given up."""
         self._ring.close()
         if self._thread is None:
             self._writer.close()
-            return True
+            return
         self._thread.join(timeout_s)
         self._gave_up.set()
-        if self._thread.is_alive():
-            self._thread.join(_SLICE_S)
-        return not self._thread.is_alive()
+        self._thread.join(_SLICE_S)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it was given up, and goes on waiting for its disk."""
+        thread = self._thread
+        return self._gave_up.is_set() and thread is not None and thread.is_alive()
 
     def _run(self) -> None:
         self._tell()

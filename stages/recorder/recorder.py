@@ -86,12 +86,21 @@ class Recorder:
         looked = self.looks.seen(info.epoch, info.frame_id)
         messages, self._messages = tuple(self._messages), []
         bundle = Bundle(self._counts.offer(), self._kept(packet), looked, messages)
-        waits = self.config.policy == "block" and self._is_recording
-        if not self._ring.put(bundle, bundle.nbytes, _BLOCK_S if waits else 0.0):
-            reason: RecorderLoss = "ring" if self._is_recording else "paused"
+        reason = self._refusal(bundle)
+        if reason is not None:
             self._counts.drop(reason)
             self._opened.lost(reason, bundle.stamp)
         self._stop_where_lost()
+
+    def _refusal(self, bundle: Bundle) -> RecorderLoss | None:
+        """Why a frame cannot wait to be written; None where it does."""
+        recording = self._opened.status.state == "recording"
+        if not bundle.is_whole(self.config.record):
+            return "paused"
+        waits = self.config.policy == "block" and recording
+        if self._ring.put(bundle, bundle.nbytes, _BLOCK_S if waits else 0.0):
+            return None
+        return "ring" if recording else "paused"
 
     def poll(self) -> None:
         """Tell once a second what became of the frames."""
@@ -126,7 +135,7 @@ class Recorder:
         status = self._opened.status
         return RecorderReport(
             self._path,
-            status.state,
+            "hung" if self._opened.hangs else status.state,
             self._opened.reason,
             self._counts.offered,
             self._counts.written,
@@ -147,10 +156,6 @@ class Recorder:
         masks = packet.masks if "masks" in what else None
         logits = packet.logits if "logits" in what else None
         return replace(packet, masks=masks, logits=logits)
-
-    @property
-    def _is_recording(self) -> bool:
-        return self._opened.status.state == "recording"
 
     def _want(self, recording: bool) -> None:
         """While nothing would be written nothing is copied."""

@@ -13,6 +13,7 @@ class RecorderReport:
 
     path: str
     state: str
+    """`recording`, `paused`, `closed`, or `hung`: the disk did not take the last of it in time."""
     reason: str | None
     """Of the last pause."""
     offered: int
