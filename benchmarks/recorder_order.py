@@ -22,7 +22,7 @@ def order(folder: Path, quick: bool) -> dict[str, float]:
     the last 2000 of them where it is to be quick."""
     numbers = range(FRAMES - 2000 if quick else 0, FRAMES)
     log = create_log(folder, manifest(), log_options(32 << 20))
-    npy = create_npy(folder, manifest("npy"), NpyOptions(space=ANY_SPACE))
+    npy = create_npy(folder, manifest("npy"), NpyOptions(sync_s=1e9, space=ANY_SPACE))
     ids = np.array([1])
     for number in numbers:
         values = np.full((1, 1, 1), number, np.float32)

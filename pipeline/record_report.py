@@ -54,7 +54,7 @@ def _counts(verdict: Verdict) -> Iterator[str]:
         yield _count(verdict.segments, "segment")
     if verdict.retired_segments:
         yield f"{_count(verdict.retired_segments, 'segment')} before them retired"
-    yield f"{_count(verdict.gaps, 'gap')} of {_count(verdict.dropped, 'record')}"
+    yield _gaps(verdict.gaps, verdict.dropped)
     if verdict.torn_bytes:
         yield f"a torn tail of {_count(verdict.torn_bytes, 'byte')}"
     if verdict.being_written:
@@ -74,7 +74,7 @@ def _rows(found: Summary) -> Iterator[tuple[str, str]]:
     yield "records", ", ".join(kinds)
     if found.layout == "log":
         yield "segments", str(found.segments)
-    yield "gaps", f"{found.gaps} of {_count(found.dropped, 'record')}"
+    yield "gaps", _gaps(found.gaps, found.dropped)
     yield "size", f"{found.nbytes / _MB:.1f} MB"
     if found.being_written:
         yield "state", "being written"
@@ -102,6 +102,10 @@ def _frames(found: Summary) -> str:
         return "none"
     span = f"{found.frames}, {found.first_frame}..{found.last_frame}"
     return span if found.epochs == 1 else f"{span} in {found.epochs} epochs"
+
+
+def _gaps(gaps: int, dropped: int) -> str:
+    return f"{_count(gaps, 'gap')} of {_count(dropped, 'record')}" if gaps else "no gaps"
 
 
 def _count(number: int, what: str) -> str:

@@ -53,7 +53,9 @@ def logits(frame_id: int, epoch: int = 0, objects: int = 2, pass_index: int = 0)
 def video(frame_id: int, pass_index: int = 0, objects: int = 2) -> VideoLogits:
     rng = np.random.default_rng((frame_id, pass_index))
     values = rng.normal(0, 8, (objects, 1, 3, 5)).astype(np.float32)
-    return VideoLogits(Stamp(0, frame_id, pass_index=pass_index), np.arange(objects), values)
+    return VideoLogits(
+        Stamp(0, frame_id, pass_index=pass_index), np.arange(objects) + 10 * pass_index, values
+    )
 
 
 @dataclass

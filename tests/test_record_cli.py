@@ -89,7 +89,7 @@ def test_info_tells_what_it_is(call_main: Call, path: Path) -> None:
     assert rows["picture"] == "40x24"
     assert rows["frames"] == "3, 5..9"
     assert rows["classes"] == "vessel"
-    assert rows["gaps"] == "1 of 4 records"
+    assert rows["gaps"] == "1 gap of 4 records"
     told = json.loads(call_main("record", "info", str(path), "--json").stdout)
     assert told["entries"] == {"meta": 1, "logits": 3, "gap": 1, "book": 1}
     assert told["manifest"]["model"] == "m.yaml"

@@ -173,6 +173,22 @@ def test_an_export_goes_on_past_a_damaged_frame(tmp_path: Path) -> None:
     assert done.frames == 3
     assert len(done.left_out) == 1
     assert "frame 100001" in done.left_out[0]
+    (gap,) = open_recording(done.path).gaps()
+    assert (gap.dropped, gap.first.frame_id) == (1, 100_001)
+
+
+def test_an_export_that_is_cut_off_says_so(tmp_path: Path) -> None:
+    path = recorded(tmp_path, "float32")
+
+    def interrupt(done: int, of: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_npy(path, tmp_path / "out", interrupt)
+    with open_recording(tmp_path / "out/predictions/s") as copy:
+        assert [(gap.reason, gap.dropped) for gap in copy.gaps()] == [("the export was cut off", 2)]
+        assert len(copy.frames()) == 2
 
 
 def test_what_cannot_be_exported_is_told(tmp_path: Path) -> None:

@@ -104,8 +104,9 @@ def test_a_fault_at_any_call_of_npy_files_pauses_them_for_a_while(
             for frame_id in range(4):
                 passes = [n // 4 for n in played.acknowledged if n % 4 == frame_id]
                 if passes:
-                    values = recording.video_logits_at(frame_id).values
-                    np.testing.assert_array_equal(values, video(frame_id, passes[-1]).values)
+                    found, wanted = recording.video_logits_at(frame_id), video(frame_id, passes[-1])
+                    np.testing.assert_array_equal(found.values, wanted.values)
+                    np.testing.assert_array_equal(found.object_ids, wanted.object_ids)
 
 
 def test_a_recording_that_cannot_begin_is_refused(tmp_path: Path) -> None:

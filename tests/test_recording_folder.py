@@ -111,7 +111,7 @@ def test_a_manifest_says_what_it_said() -> None:
     said = Manifest(
         *("log", "s", "cam", (480, 640), ("vessel", "Gefäß"), 0.5, "m.yaml", "ab" * 32),
         versions={"numpy": "2.0"},
-        recorded=("logits", "packet"),
+        recorded=("packet", "logits"),
         logits_dtype="int8",
     )
     assert parse(render(said), "x") == said

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from stages.recording.entries import (
 )
 from stages.recording.entry import Entry, Stamp
 from stages.recording.log_reader import LogRecording
+from stages.recording.manifest import parse, render
 from stages.recording.reading import open_recording
 from stages.recording.segment_reader import SegmentFile
 from stages.recording.verify import verify
@@ -91,8 +93,6 @@ def test_every_kind_comes_back(tmp_path: Path, compress: bool) -> None:
 
 def manifests_of(recording: LogRecording) -> object:
     (meta,) = recording.records("meta")
-    from stages.recording.manifest import parse
-
     return parse(meta.array("manifest").tobytes(), "meta")
 
 
@@ -238,6 +238,15 @@ def test_a_missing_segment_and_one_of_another_recording_are_told(tmp_path: Path)
     first.unlink()
     assert any("earlier ones are gone" in flaw for flaw in verify(path).flaws)
     assert third.exists()
+
+
+def test_a_manifest_that_another_one_was_put_in_for_is_told(tmp_path: Path) -> None:
+    path = record(tmp_path, 1)
+    with opened(path) as recording:
+        other = replace(recording.manifest, mask_threshold=1)
+    (path / "manifest.json").write_bytes(render(other))
+    (flaw,) = verify(path).flaws
+    assert flaw.endswith("not the manifest of this recording")
 
 
 def test_books_that_do_not_agree_are_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from stages.recording.npy_file import read_npy
 from stages.recording.npy_reader import NpyRecording
 from stages.recording.npy_writer import NpyOptions, NpyWriter
 from stages.recording.reading import open_recording
+from stages.recording.space import SpaceLimits
 from stages.recording.verify import verify
 from stages.recording.writing import create_npy, reopen_npy
 
@@ -51,7 +52,7 @@ def test_the_files_are_those_that_existing_tools_read(folder: Path) -> None:
     values = np.load(folder / "frame_00003.npy", allow_pickle=False)
     ids = np.load(folder / "frame_00003_obj_ids.npy", allow_pickle=False)
     assert (values.dtype, values.shape) == (np.float32, (2, 1, 3, 5))
-    assert (ids.dtype, ids.tolist()) == (np.int64, [0, 1])
+    assert (ids.dtype, ids.tolist()) == (np.int64, [10, 11])
     np.testing.assert_array_equal(values, video(3, 1).values), "the later pass wins"
 
 
@@ -166,6 +167,19 @@ def test_it_goes_on_after_a_kill(folder: Path) -> None:
     npy.close()
     verdict = verify(folder)
     assert (verdict.flaws, verdict.closed, verdict.frames) == ((), True, 5)
+
+
+def test_a_quota_counts_a_replaced_frame_once(folder: Path) -> None:
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    limits = NpyOptions(space=SpaceLimits(0, 0, 2 * size))
+    npy = reopen_npy(folder, limits)
+    for pass_index in range(2, 8):
+        npy.append(video(3, pass_index))
+    assert npy.status.dropped == 0
+    for frame_id in range(200, 220):
+        npy.append(video(frame_id))
+    assert npy.close().dropped > 0
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2.2 * size
 
 
 def test_a_frame_that_is_missing_is_told(folder: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stages.errors import RecordingError
+from stages.recording.entries import VideoLogits
+from stages.recording.entry import NO_FRAME, Stamp
 from stages.recording.log_reader import LogRecording
 from stages.recording.npy_writer import NpyWriter
 from stages.recording.reading import open_recording
@@ -62,19 +64,31 @@ def export_npy(
 def _copy(
     recording: LogRecording, writer: NpyWriter, each: Callable[[int, int], None]
 ) -> tuple[str, ...]:
+    """Copies every frame; what is not in the copy stands in its gaps."""
     left_out: list[str] = []
     frames = recording.frames()
     for gap in recording.gaps():
         writer.drop(gap.reason, gap.last, gap.dropped)
-    for done, (epoch, frame_id) in enumerate(frames):
-        try:
-            frame = video_logits_at(recording, frame_id, epoch)
-        except RecordingError as error:
-            left_out.append(f"frame {frame_id}: {error}")
-            continue
-        if writer.append(frame) is None:
-            raise RecordingError(
-                f"{recording.path}: {done} of {len(frames)} frames exported: {writer.status.reason}"
-            )
-        each(done + 1, len(frames))
+    before = writer.status.offered
+    try:
+        for done, (epoch, frame_id) in enumerate(frames, 1):
+            try:
+                frame = video_logits_at(recording, frame_id, epoch)
+            except RecordingError as error:
+                left_out.append(f"frame {frame_id}: {error}")
+                writer.drop("damaged where it was exported from", Stamp(epoch, frame_id))
+            else:
+                _put(writer, frame)
+            each(done, len(frames))
+    finally:
+        missing = len(frames) - (writer.status.offered - before)
+        if missing:
+            writer.drop("the export was cut off", NO_FRAME, missing)
     return tuple(left_out)
+
+
+def _put(writer: NpyWriter, frame: VideoLogits) -> None:
+    if writer.append(frame) is None:
+        raise RecordingError(
+            f"frame {frame.stamp.frame_id} cannot be written: {writer.status.reason}"
+        )

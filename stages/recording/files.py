@@ -27,6 +27,9 @@ class Files(Protocol):
         ...
 
     def size(self, fd: int) -> int: ...
+    def size_of(self, name: str, folder_fd: int) -> int:
+        """0 where there is no such file."""
+        ...
 
     def truncate(self, fd: int, nbytes: int) -> None: ...
     def sync(self, fd: int) -> None: ...
@@ -52,6 +55,12 @@ class OsFiles:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def size_of(self, name: str, folder_fd: int) -> int:
+        try:
+            return os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return 0
 
     def write(self, fd: int, buffers: Sequence[Buffer]) -> int:
         return os.writev(fd, buffers)

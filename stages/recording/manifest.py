@@ -95,11 +95,18 @@ def _manifest(told: Fields) -> Manifest:
             _one_of(shape, "mode", ("bilinear",)),
             *(shape.flag(name) for name in ("align_corners", "antialias", "non_overlapping")),
         ),
-        recorded=tuple(kind for kind in KINDS if kind in told.texts("recorded")),
+        recorded=_kinds(told),
         logits_dtype=_one_of(told, "logits_dtype", ("float32", "float16", "int8")),
         recording_id=told.text("recording_id"),
         created_unix_ns=told.integer("created_unix_ns"),
     )
+
+
+def _kinds(told: Fields) -> tuple[Kind, ...]:
+    named = told.texts("recorded")
+    if not set(named) <= set(KINDS):
+        raise told.misfit("recorded", f"some of {', '.join(KINDS)}")
+    return cast(tuple[Kind, ...], named)
 
 
 def _one_of(told: Fields, name: str, choices: tuple[str, ...]) -> Any:  # noqa: ANN401 (a Literal)

@@ -122,7 +122,11 @@ class NpyRecording:
 
     def _read_index(self) -> None:
         indexed: dict[int, tuple[IndexedFrame, ...]] = {}
-        lines = (self.path / INDEX).read_bytes().splitlines(keepends=True)
+        try:
+            lines = (self.path / INDEX).read_bytes().splitlines(keepends=True)
+        except OSError as error:
+            self.flaws += (f"{INDEX}: cannot be read: {error.strerror}",)
+            return
         if lines and not lines[-1].endswith(b"\n"):
             self.torn_bytes = len(lines.pop())
         for number, line in enumerate(lines):

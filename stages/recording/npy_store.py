@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,8 +25,15 @@ class NpyStore:
     """A `stages.recording.pausing.Store`."""
 
     def __init__(
-        self, files: Files, folder_fd: int, sync_s: float, sync_bytes: int, clock: Clock
+        self,
+        files: Files,
+        folder_fd: int,
+        sync_s: float,
+        sync_bytes: int,
+        clock: Clock,
+        nbytes: int = 0,
     ) -> None:
+        """``nbytes``: of what is there already."""
         self._files = files
         self._folder_fd = folder_fd
         self._sync_s, self._sync_bytes = sync_s, sync_bytes
@@ -37,9 +43,10 @@ class NpyStore:
         self._is_torn = False
         """Whether more lies in the index than its whole lines."""
         self._lines = 0
+        self._sync_failed = False
         self._unsynced: dict[str, int] = {}
         self._synced_at, self._synced_lines = clock.monotonic(), 0
-        self.nbytes = 0
+        self.nbytes = nbytes
 
     def ensure_open(self) -> None:
         if self._index is None:
@@ -66,21 +73,26 @@ class NpyStore:
             "logits_crc32c": joint_crc(logits),
             "ids_crc32c": joint_crc(ids),
         }
-        waiting: dict[str, str] = {}
-        before = self._index_bytes
+        earlier = {name: self._files.size_of(name, self._folder_fd) for name in written}
+        waiting: list[str] = []
+        before, replaced = self._index_bytes, 0
         try:
             for name, buffers in written.items():
-                temporary = write_temporary(self._files, name, self._folder_fd, buffers)
-                waiting[temporary] = name
+                waiting.append(write_temporary(self._files, name, self._folder_fd, buffers))
             line = self._put(told)
-            for temporary, name in waiting.items():
+            for temporary, name in zip(waiting, written, strict=True):
                 self._files.replace(temporary, name, self._folder_fd)
+                replaced += 1
         except OSError:
-            self._take_back(before, waiting)
+            for temporary in waiting:
+                discard(self._files, temporary, self._folder_fd)
+            # New ids beside earlier logits: the line stays, to tell whose ids they are.
+            if not (replaced and earlier[logits_name(at.frame_id)]):
+                self._take_back(before)
             raise
         for name, buffers in written.items():
             self._unsynced[name] = sum(len(buffer) for buffer in buffers)
-            self.nbytes += self._unsynced[name]
+            self.nbytes += self._unsynced[name] - earlier[name]
         return line
 
     def put_gap(self, gap: Gap) -> None:
@@ -99,7 +111,9 @@ class NpyStore:
         self._sync()
 
     def suspend(self) -> int | None:
-        return self._synced_lines if self._synced_lines < self._lines else None
+        """After a fault; the first line that a power cut could still cost because a sync failed."""
+        failed, self._sync_failed = self._sync_failed, False
+        return self._synced_lines if failed and self._synced_lines < self._lines else None
 
     def close(self) -> None:
         if self._index is not None:
@@ -107,10 +121,8 @@ class NpyStore:
                 self._files.close(self._index)
             self._index = None
 
-    def _take_back(self, index_bytes: int, waiting: Iterable[str]) -> None:
-        """Undo what can be undone of a frame that could not be written."""
-        for temporary in waiting:
-            discard(self._files, temporary, self._folder_fd)
+    def _take_back(self, index_bytes: int) -> None:
+        """Cut the last line off, if that is longer by it."""
         if self._index is not None and self._index_bytes > index_bytes:
             self._index_bytes, self._is_torn = index_bytes, True
             self._lines -= 1
@@ -142,6 +154,7 @@ class NpyStore:
 
     def _sync(self) -> None:
         """Each file that was replaced since the last time, the index, and the folder's names."""
+        self._sync_failed = True
         if self._index is None or is_gone(self._index):
             self.close()
             raise FileNotFoundError(errno.ENOENT, "the index was deleted")
@@ -150,6 +163,7 @@ class NpyStore:
             del self._unsynced[name]
         self._files.sync(self._index)
         self._files.sync(self._folder_fd)
+        self._sync_failed = False
         self._synced_at, self._synced_lines = self._clock.monotonic(), self._lines
 
 

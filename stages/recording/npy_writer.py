@@ -38,12 +38,13 @@ class NpyWriter:
         folder: RecordingFolder,
         options: NpyOptions,
         *,
+        nbytes: int = 0,
         files: Files | None = None,
         clock: Clock = Clock(),  # noqa: B008 (frozen)
     ) -> None:
-        """Takes over ``folder``; `stages.recording.writing` makes both."""
+        """Takes over ``folder``, which holds ``nbytes``; `stages.recording.writing` makes both."""
         files = files or OsFiles()
-        self._store = NpyStore(files, folder.fd, options.sync_s, options.sync_bytes, clock)
+        self._store = NpyStore(files, folder.fd, options.sync_s, options.sync_bytes, clock, nbytes)
         space = Space(options.space, lambda: files.free_bytes(folder.fd), clock)
         self._writer = PausingWriter(self._store, folder, space, options.retry_s, clock)
 

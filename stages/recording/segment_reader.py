@@ -162,7 +162,10 @@ class SegmentFile:
             at += _CHUNK
 
     def _read(self, at: int, nbytes: int) -> bytes:
-        return os.pread(self._fd, nbytes, at)
+        try:
+            return os.pread(self._fd, nbytes, at)
+        except OSError as error:
+            raise RecordingError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def _mapped(self, at: int, nbytes: int) -> memoryview:
         if nbytes == 0:

@@ -57,7 +57,6 @@ class _LogCheck:
 
     def __init__(self, recording: LogRecording) -> None:
         self._recording = recording
-        self._manifest = manifests.render(recording.manifest)
         self._next_seq: int | None = None
         self._retired_through = -1
         self._books_from = (0, 0)
@@ -120,7 +119,8 @@ class _LogCheck:
             self.flaws.append(f"{record.where}: was written to segment {record.head.segment}")
         match record.kind:
             case "meta":
-                if record.array("manifest").tobytes() != self._manifest:
+                text = record.array("manifest").tobytes()
+                if manifests.parse(text, record.where) != self._recording.manifest:
                     self.flaws.append(f"{record.where}: not the manifest of this recording")
             case "gap":
                 self.gaps += 1

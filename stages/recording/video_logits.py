@@ -33,7 +33,7 @@ def video_logits(low: Logits, interpolation: Interpolation) -> VideoLogits:
     if interpolation != Interpolation(non_overlapping=interpolation.non_overlapping):
         raise RecordingError(f"interpolation: got {interpolation}, expected plain bilinear")
     n = len(low.object_ids)
-    values = torch.from_numpy(np.ascontiguousarray(low.values).copy())
+    values = torch.from_numpy(low.values.copy())
     height, width = low.window.size_hw
     # `interpolate` refuses an empty batch.
     inside = upsample(values, (height, width)) if n else torch.empty(0, height, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stages.errors import RecordingError
@@ -86,10 +87,11 @@ def reopen_npy(
     try:
         manifests.load(path)
         cut_torn_line(path / INDEX)
+        nbytes = sum(entry.stat().st_size for entry in os.scandir(path))
     except RecordingError:
         folder.close()
         raise
-    return NpyWriter(folder, options, files=files, clock=clock)
+    return NpyWriter(folder, options, nbytes=nbytes, files=files, clock=clock)
 
 
 def _begun(folder: RecordingFolder, manifest: Manifest, files: Files | None) -> RecordingFolder:
