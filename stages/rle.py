@@ -14,39 +14,65 @@ _MOST_CHARACTERS = 7
 """Of one count: 35 bits, more than any picture has pixels."""
 
 
-def run_lengths(inside: NDArray[np.bool_], top: int, left: int, hw: tuple[int, int]) -> bytes:
-    """The text of a picture of size ``hw`` (height, width) that is ``inside`` (h, w) with its
-    corner at (``top``, ``left``), and background elsewhere."""
+def run_lengths(
+    packed: NDArray[np.uint8], columns: int, top: int, left: int, hw: tuple[int, int]
+) -> bytes:
+    """The text of a picture of size ``hw`` (height, width) that has the bits of ``packed``, uint8
+    (h, ceil(columns / 8)) as `numpy.packbits` makes them of (h, ``columns``), with their corner at
+    (``top``, ``left``), and background elsewhere."""
     height, width = hw
-    if inside.shape[0] == height:
-        # Columns that touch: runs may go on from the foot of one to the head of the next.
-        flat = np.zeros(inside.size + 2, np.bool_)
-        flat[1:-1] = inside.T.reshape(-1)
-        edges = np.flatnonzero(flat[1:] != flat[:-1]) + left * height
-    else:
-        # A row of background above and below each: every column's runs are its own.
-        rows, columns = inside.shape
-        tall = np.zeros((columns, rows + 2), np.bool_)
-        tall[:, 1:-1] = inside.T
-        column, row = np.divmod(np.flatnonzero(tall[:, 1:] != tall[:, :-1]), rows + 1)
-        edges = (column + left) * height + (row + top)
+    rows, across = packed.shape
+    # A row of background above and below: what differs from the row before is an edge.
+    differs = np.zeros((rows + 1, across), np.uint8)
+    differs[:-1] = packed
+    differs[1:] ^= packed
+    flat = differs.reshape(-1)
+    at = np.flatnonzero(flat != 0)
+    which, bit = np.divmod(np.flatnonzero(np.unpackbits(flat[at]).view(np.bool_)), 8)
+    row, byte = np.divmod(at[which], across)
+    column = 8 * byte + bit
+    edges = (column + left) * height + (row + top)
+    edges = np.sort(edges[column < columns])
+    if rows == height:
+        edges = _joined(edges)
     counts = np.diff(edges, prepend=0, append=height * width)
     return _text(counts if counts[-1] else counts[:-1])
 
 
-def columns_of(
-    text: NDArray[np.uint8], hw: tuple[int, int], first: int, last: int
-) -> NDArray[np.bool_]:
-    """bool (last - first, H): columns ``first`` to ``last`` - 1, each a row, of a picture of size
-    ``hw``; raises `ValueError` for any other text."""
+def paint(text: NDArray[np.uint8], first: int, last: int, out: NDArray[np.bool_]) -> None:
+    """Write columns ``first`` to ``last`` - 1 of what ``text`` shows into those of ``out``, bool
+    (H, W); raises `ValueError` for any other text."""
     counts = _counts(text)
-    height, pixels = hw[0], hw[0] * hw[1]
+    height, pixels = out.shape[0], out.size
     # Each at most the picture before they are added, so that the sum cannot overflow.
     if not len(counts) or counts.min() < 0 or counts.max() > pixels or counts.sum() != pixels:
         raise ValueError(f"the run lengths do not add up to {pixels} pixels")
-    ends = np.clip(np.cumsum(counts), first * height, last * height)
-    colours = np.arange(len(counts)) % 2 == 1
-    return np.repeat(colours, np.diff(ends, prepend=first * height)).reshape(last - first, height)
+    edges = np.cumsum(counts)[:-1]
+    begun = np.searchsorted(edges, np.arange(first, last) * height)
+    begin, end = np.searchsorted(edges, (first * height, last * height))
+    column, row = np.divmod(edges[begin:end] - first * height, height)
+    # Bits that differ from the row above; whole words, which accumulate fastest.
+    across = -(-(last - first) // 64) * 8
+    differs = np.zeros(height * across, np.uint8)
+    np.bitwise_xor.at(differs, row * across + column // 8, (128 >> column % 8).astype(np.uint8))
+    heads = np.packbits(begun % 2 == 1)
+    differs[: len(heads)] ^= heads
+    words = differs.view(np.uint64).reshape(height, across // 8)
+    np.bitwise_xor.accumulate(words, axis=0, out=words)
+    inside = np.unpackbits(words.view(np.uint8), axis=1, count=last - first)
+    out[:, first:last] = inside.view(np.bool_)
+
+
+def _joined(edges: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Without the edges between the foot of a column and the head of the next, where a run goes on:
+    they are told twice."""
+    if not len(edges):
+        return edges
+    again = edges[1:] == edges[:-1]
+    once = np.ones(len(edges), np.bool_)
+    once[1:] &= ~again
+    once[:-1] &= ~again
+    return edges[once]
 
 
 def _text(counts: NDArray[np.int64]) -> bytes:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stages.errors import MaskstreamError
 from stages.packets import HostPacket
-from stages.rle import columns_of, run_lengths
+from stages.rle import paint, run_lengths
 
 Encoding = Literal["bits", "rle", "logits", "none"]
 Box = tuple[int, int, int, int]
@@ -93,8 +93,7 @@ def _masks(packet: HostPacket, encoding: Literal["bits", "rle"]) -> Entry:
         if encoding == "bits":
             packed = cut.tobytes()
         else:
-            inside = np.unpackbits(cut, axis=1, count=end - begin).view(np.bool_)
-            packed = run_lengths(inside, y1, begin, size_hw)
+            packed = run_lengths(cut, end - begin, y1, begin, size_hw)
         rows.append({"box": [begin, y1, end, y2], "offset": offset, "bytes": len(packed)})
         payload.append(packed)
         offset += len(packed)
@@ -129,8 +128,7 @@ def mask_of_row(row: MaskRow, payload: memoryview, out: NDArray[np.bool_]) -> No
         out[y1:y2, x1:x2] = inside.view(np.bool_)
         return
     try:
-        height, width = out.shape
-        out[:, x1:x2] = columns_of(packed, (height, width), x1, x2).T
+        paint(packed, x1, x2, out)
     except ValueError as error:
         raise WireError(f"masks: rle: {error}") from None
 

@@ -16,7 +16,7 @@ from result_packets import random_masks, random_packet, tight_box
 from services import require
 from test_wire import join, mutate_bytes, mutate_header, put, result, split
 
-from stages.rle import columns_of, run_lengths
+from stages.rle import paint, run_lengths
 from stages.wire import (
     KpiMessage,
     PictureMessage,
@@ -36,23 +36,32 @@ FILES = sorted(golden.messages())
 
 
 def picture(text: bytes, hw: tuple[int, int]) -> Any:
-    return columns_of(np.frombuffer(text, np.uint8), hw, 0, hw[1]).T
+    return columns(text, hw, 0, hw[1])
+
+
+def columns(text: bytes, hw: tuple[int, int], first: int, last: int) -> Any:
+    out = np.zeros(hw, np.bool_)
+    paint(np.frombuffer(text, np.uint8), first, last, out)
+    assert not out[:, :first].any()
+    assert not out[:, last:].any()
+    return out[:, first:last]
 
 
 def runs(mask: Any) -> bytes:
-    return run_lengths(np.asarray(mask, np.bool_), 0, 0, np.shape(mask))  # type: ignore[arg-type]
+    packed = np.packbits(np.asarray(mask, np.bool_), axis=1)
+    return run_lengths(packed, np.shape(mask)[1], 0, 0, np.shape(mask))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_run_lengths_round_trip(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for mask in random_masks(rng, 6, (int(rng.integers(1, 50)), int(rng.integers(1, 50)))):
+    for mask in random_masks(rng, 6, (int(rng.integers(1, 50)), int(rng.integers(1, 200)))):
         x1, y1, x2, y2 = tight_box(mask)
-        text = run_lengths(mask[y1:y2, x1:x2], y1, x1, mask.shape)
+        packed = np.packbits(mask[y1:y2, x1:x2], axis=1)
+        text = run_lengths(packed, x2 - x1, y1, x1, mask.shape)
         assert np.array_equal(picture(text, mask.shape), mask)
         assert text == runs(mask), "cut or not, the text is that of the whole picture"
-        some = columns_of(np.frombuffer(text, np.uint8), mask.shape, x1, x2)
-        assert np.array_equal(some.T, mask[:, x1:x2])
+        assert np.array_equal(columns(text, mask.shape, x1, x2), mask[:, x1:x2])
 
 
 @pytest.mark.parametrize(
