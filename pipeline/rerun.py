@@ -23,7 +23,7 @@ from pipeline.config import RunConfig, parse_config
 from pipeline.device import resolve_device
 from pipeline.orchestrator import one_compute_stream, warm_up
 from pipeline.recording import weights_of
-from pipeline.rerun_compare import Comparison
+from pipeline.rerun_compare import Comparison, known_frames
 from pipeline.rerun_report import Report, changes
 from pipeline.versions import versions
 from stages.base import ChoosingSegmenter, Detector, Segmenter
@@ -130,20 +130,6 @@ class _Loop:
 
     def _choice(self, frame: Frame) -> Choice | None:
         return None if frame.epoch < 0 else self._run.choice(frame.frame_id)
-
-
-def known_frames(run: RecordedRun) -> Iterator[bool]:
-    """Of each frame, whether all that its epoch had before it is there."""
-    expected, epoch, known = 0, None, False
-    for about in run.frames:
-        whole = about.number == expected and not about.skipped
-        expected = about.number + 1
-        if about.epoch != epoch:
-            # An epoch's first frame may be among those that are missing.
-            known = whole
-        known = known and whole
-        epoch = about.epoch
-        yield known
 
 
 def _frames(grab: Grab) -> Iterator[Frame]:

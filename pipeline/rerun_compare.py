@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,6 +90,20 @@ class Comparison:
     def _as_kept(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         kept = quantised(logits, self.dtype)
         return dequantised(kept.__getitem__)
+
+
+def known_frames(run: RecordedRun) -> Iterator[bool]:
+    """Of each frame, whether all that its epoch had before it is there."""
+    expected, epoch, known = 0, None, False
+    for about in run.frames:
+        whole = about.number == expected and not about.skipped
+        expected = about.number + 1
+        if about.epoch != epoch:
+            # An epoch's first frame may be among those that are missing.
+            known = whole
+        known = known and whole
+        epoch = about.epoch
+        yield known
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,7 +25,7 @@ from kpi.prometheus import PrometheusSink
 from pipeline.config import load_config
 from pipeline.frame_flow import RunOptions
 from pipeline.replay import ReplayOptions, replay
-from pipeline.rerun import known_frames
+from pipeline.rerun_compare import known_frames
 from pipeline.run import start
 from stages.client import StaleError, Subscriber
 from stages.errors import ConfigError, MaskstreamError, RecordingError
