@@ -38,6 +38,7 @@ from stages.wire import ResultMessage, decode
 from stages.wire_replay import replayed
 
 FRAMES = 16
+FEW = ("--frames", "6")
 LOCAL = [
     *("results.endpoint=tcp://127.0.0.1:0", "http.port=0", "control.endpoint=tcp://127.0.0.1:0"),
     *("source.fps=null", "source.ahead=0", "source.size_hw=[120, 160]", "preview=null"),
@@ -116,19 +117,19 @@ def test_a_rerun_gives_the_same_masks_bit_for_bit(recorded: Path, call_main: Cal
 
 
 def test_the_detector_looks_again_where_it_is_asked_to(recorded: Path, call_main: Call) -> None:
-    outcome = call_main("rerun", str(recorded / "recording"), "--detect", "--json")
+    outcome = call_main("rerun", str(recorded / "recording"), "--detect", "--json", *FEW)
     told = json.loads(outcome.stdout)
-    assert (outcome.code, told["identical"], told["frames"]) == (0, True, FRAMES)
+    assert (outcome.code, told["identical"], told["frames"]) == (0, True, 6)
     assert told["changed"] == []
 
 
 def test_a_rerun_tells_where_another_prompt_makes_a_difference(
     recorded: Path, call_main: Call
 ) -> None:
-    outcome = call_main("rerun", str(recorded), "--json", "--set", PROMPTS % OTHER)
+    outcome = call_main("rerun", str(recorded), "--json", *FEW, "--set", PROMPTS % OTHER)
     told = json.loads(outcome.stdout)
     assert outcome.code == 1
-    assert (told["identical"], told["frames"]) == (False, FRAMES)
+    assert (told["identical"], told["frames"]) == (False, 6)
     assert told["changed"] == [f"set: {PROMPTS % OTHER}"]
     prompted = told["objects"][0]
     assert (prompted["object_id"], prompted["first_frame_id"]) == (0, 0)
@@ -390,11 +391,9 @@ class TestBadInput:
     def test_a_folder_that_cannot_be_recorded_to_is_told_before_the_first_frame(
         self, recorded: Path, tmp_path: Path
     ) -> None:
-        (tmp_path / "file").write_text("")
         (tmp_path / "link").symlink_to(recorded)
         cases = {
             "/proc/none": "cannot record there",
-            str(tmp_path / "file"): "cannot record there",
             f"{recorded}, session: recording": "exists, and a recording is never overwritten",
             f"{tmp_path}, session: link": "exists, and a recording is never overwritten",
         }
