@@ -29,7 +29,7 @@ from recordings import (
 
 from stages.errors import RecordingError
 from stages.recording.entry import Stamp
-from stages.recording.ledger import WriterStatus
+from stages.recording.ledger import Clock, WriterStatus
 from stages.recording.log_reader import LogRecording
 from stages.recording.log_writer import LogWriter
 from stages.recording.npy_reader import NpyRecording
@@ -187,6 +187,19 @@ def test_segments_of_an_age_are_deleted(tmp_path: Path) -> None:
     played = play_log(tmp_path, FailingFiles(), options)
     assert verify(played.path).flaws == ()
     assert not (played.path / "segment-000000.log").exists()
+
+
+def test_a_clock_that_is_set_deletes_nothing(tmp_path: Path) -> None:
+    clock, jump = StandingClock(), [0]
+    jumping = Clock(lambda: clock.now_s, lambda: int(clock.now_s * 1e9) + jump[0])
+    options = log_options(1800, keep=Keep(seconds=3600.0))
+    log = create_log(tmp_path, manifest(), options, clock=jumping)
+    for frame_id in range(PLAYED_FRAMES):
+        jump[0] = (-1) ** frame_id * 10**18
+        assert log.append(logits(frame_id).entry()) is not None
+    log.close()
+    verdict = verify(tmp_path / "s")
+    assert (verdict.frames, verdict.flaws) == (PLAYED_FRAMES, ())
 
 
 def test_a_segment_ends_by_its_age_also_when_nothing_comes(tmp_path: Path) -> None:

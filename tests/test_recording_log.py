@@ -104,6 +104,16 @@ def test_arrays_are_views_of_the_file_and_outlive_the_recording(tmp_path: Path) 
     np.testing.assert_array_equal(values, logits(1).values)
 
 
+def test_however_many_segments_few_files_are_open(tmp_path: Path) -> None:
+    path = record(tmp_path, 40, 1500)
+    assert len(segments(path)) >= 20
+    before = len(os.listdir("/proc/self/fd"))
+    with opened(path) as recording:
+        assert [r.stamp.frame_id for r in recording.records("logits")] == list(range(40))
+        assert len(os.listdir("/proc/self/fd")) <= before + 2 * 8
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
 def test_frames_come_by_epoch_and_number_and_the_later_pass_wins(tmp_path: Path) -> None:
     log = create_log(tmp_path, manifest(), log_options(1500))
     order = [(0, 7, 0), (0, 8, 0), (0, 7, 1), (0, 6, 1), (1, 3, 0), (0, 8, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,8 +100,9 @@ class LogRecording:
 
     def end(self) -> LogStart:
         """Where a writer goes on."""
+        zero_s = time.time() - time.monotonic()
         finished = tuple(
-            Finished(number, found.st_size, found.st_mtime_ns)
+            Finished(number, found.st_size, found.st_mtime - zero_s)
             for number in self.numbers
             for found in [(self.path / segment_name(number)).stat()]
         )

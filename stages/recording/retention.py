@@ -23,7 +23,8 @@ class Finished:
 
     number: int
     nbytes: int
-    ended_unix_ns: int
+    ended_s: float
+    """Monotonic clock: a clock that is set must delete nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,14 @@ class Segments:
     def add(self, segment: Finished) -> None:
         self._finished.append(segment)
 
-    def due(self, keep: Keep, open_bytes: int, now_unix_ns: int) -> tuple[Finished, ...]:
+    def due(self, keep: Keep, open_bytes: int, now_s: float) -> tuple[Finished, ...]:
         """Those that need not be kept."""
         found: list[Finished] = []
         total = self.nbytes + open_bytes
         for segment in self._finished:
             too_many = keep.nbytes is not None and total > keep.nbytes
-            age_s = (now_unix_ns - segment.ended_unix_ns) / 1e9
-            if not too_many and (keep.seconds is None or age_s <= keep.seconds):
+            too_old = keep.seconds is not None and now_s - segment.ended_s > keep.seconds
+            if not (too_many or too_old):
                 break
             total -= segment.nbytes
             found.append(segment)

@@ -157,7 +157,7 @@ class SegmentChain:
 
     def _retire(self) -> None:
         open_bytes = self.nbytes - self._finished.nbytes
-        due = self._finished.due(self._options.keep, open_bytes, self._clock.unix_ns())
+        due = self._finished.due(self._options.keep, open_bytes, self._clock.monotonic())
         if not due:
             return
         self._put(encode(Book("retired", {"through": due[-1].number}).entry()))
@@ -179,5 +179,5 @@ class SegmentChain:
         self._synced_seq, self._unsynced_bytes = self.seq, 0
 
     def _ended(self, segment: SegmentWriter) -> None:
-        self._finished.add(Finished(segment.number, segment.size, self._clock.unix_ns()))
+        self._finished.add(Finished(segment.number, segment.size, self._clock.monotonic()))
         self._open = None

@@ -98,7 +98,9 @@ class SegmentFile:
         index = self._index()
         if index is None:
             return self.scan()
-        return Table(index.array("rows").view(INDEX_DTYPE), (), 0, True, index.seq + 1)
+        # A copy: a view would keep the file mapped, and open.
+        rows = index.array("rows").view(INDEX_DTYPE).copy()
+        return Table(rows, (), 0, True, index.seq + 1)
 
     def scan(self) -> Table:
         """From the records' heads alone."""
