@@ -14,7 +14,8 @@ from benchmarks.script import Step
 from stages.segmenters.mask_head import GivenMasks
 from stages.segmenters.mask_head import Told as Prompt
 from stages.segmenters.memory_bank import Recollection
-from stages.segmenters.tracker_core import Pictures, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures
 from tools.phantom_clips import FRAME_HW
 
 SLOTS = 4

@@ -9,6 +9,8 @@ from stages.registry import Member, Registry
 from stages.sources.region import SourceConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from pipeline.chain import Chain
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from stages.mask_ring import MaskRing
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
+    from stages.proposals import Proposer
     from stages.recorder.recorder import Recorder
+    from stages.segmenters.tracker_core import TrackerCore
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
     from stages.sinks.zmq_publisher import ZmqPublisher
@@ -31,10 +35,13 @@ __all__ = [
     "build_cuda_ipc",
     "build_openigtlink_out",
     "build_picture_tap",
+    "build_proposer",
     "build_publisher",
     "build_recorder",
+    "build_tracker_core",
     "tracker_bytes",
     "video_decoder_missing",
+    "weights_of",
 ]  # fmt: skip
 
 SOURCES: Registry[Source] = Registry(
@@ -188,3 +195,43 @@ def build_cuda_ipc(config: RunConfig, device: torch.device) -> CudaIpc | None:
             "results that tells where they are)"
         )
     return make_cuda_ipc(config.cuda_ipc, device)
+
+
+def build_proposer(
+    model: str,
+    checkpoint: Path | None,
+    sha256: str | None,
+    device: torch.device,
+    mask_threshold: float,
+) -> Proposer:
+    """What segments single pictures from prompts: see `build_sam2`. Raises `ConfigError`."""
+    from stages.proposals import Proposer
+    from stages.segmenters.sam2_checkpoint import build_sam2
+
+    return Proposer(build_sam2(model, checkpoint, sha256, device), mask_threshold)
+
+
+def weights_of(model: str, checkpoint: Path | None) -> Path:
+    """The file of SAM2 weights that these name; raises `ConfigError`."""
+    from stages.segmenters.sam2_checkpoint import weights_path
+
+    return weights_path(model, checkpoint)
+
+
+def build_tracker_core(
+    model: str | torch.nn.Module,
+    checkpoint: Path | None,
+    sha256: str | None,
+    device: torch.device,
+    frames: int,
+    bf16: bool | None = None,
+) -> TrackerCore:
+    """SAM2's step for a clip of so many frames; see `pipeline.clip.open_clip`. Raises
+    `ConfigError`."""
+    from stages.segmenters.sam2_checkpoint import build_sam2
+    from stages.segmenters.tracker_core import TrackerCore
+
+    if isinstance(model, str):
+        model = build_sam2(model, checkpoint, sha256, device)
+    low = device.type == "cuda" if bf16 is None else bf16
+    return TrackerCore(model, slots=1, conditioning=2, bf16=low, frames=frames)

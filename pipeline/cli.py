@@ -14,6 +14,7 @@ from pipeline.control_commands import app as control_app
 from pipeline.keys_commands import OwnKey, ServerKey
 from pipeline.keys_commands import app as keys_app
 from pipeline.kpi_commands import app as kpi_app
+from pipeline.offline_commands import image, video
 from pipeline.record_commands import app as record_app
 from pipeline.replay_commands import replay, rerun
 from pipeline.source_commands import app as sources_app
@@ -35,6 +36,8 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(control_app, name="control")
 app.command()(replay)
 app.command()(rerun)
+app.command()(image)
+app.command()(video)
 app.add_typer(record_app, name="record")
 
 

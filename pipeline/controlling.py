@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.reach import client_keys
+from pipeline.shape_words import numbers, read_mask
 from stages.control_client import Answer, Controller, Verb
-from stages.errors import ControlError, MaskstreamError
-
-_NUMBER = r"-?\d+(?:\.\d+)?"
-
-
-class _UsageError(MaskstreamError):
-    """The command line says something else than what was expected."""
-
-    exit_code = 2
+from stages.errors import ControlError, UsageError
 
 
 def say(
@@ -59,34 +48,17 @@ def _told(shape: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     on, beside = shape.get("point") or (), shape.get("beside") or ()
     if on or beside:
-        told["points"] = [_numbers("--point", text, 2) for text in (*on, *beside)]
+        told["points"] = [numbers("--point", text, 2) for text in (*on, *beside)]
         told["labels"] = [1] * len(on) + [0] * len(beside)
     if shape.get("box") is not None:
-        told["box"] = _numbers("--box", shape["box"], 4)
+        told["box"] = numbers("--box", shape["box"], 4)
     if shape.get("mask") is not None:
-        told["mask"] = _mask(shape["mask"])
+        told["mask"] = read_mask("--mask", shape["mask"])
     if shape.get("text") is not None:
         told["text"] = shape["text"]
     if shape and len(told.keys() - {"labels"}) != 1:
-        raise _UsageError("expected one of --box, --point (with --not), --mask, --text")
+        raise UsageError("expected one of --box, --point (with --not), --mask, --text")
     return told
-
-
-def _numbers(option: str, text: str, count: int) -> tuple[float, ...]:
-    found = re.fullmatch(rf"{_NUMBER}(?:,{_NUMBER}){{{count - 1}}}", text)
-    if found is None:
-        raise _UsageError(f"{option} {text}: expected {count} numbers with commas between")
-    return tuple(float(part) for part in text.split(","))
-
-
-def _mask(path: Path) -> NDArray[np.bool_]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            return np.asarray(picture.convert("L")) > 0
-    except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise _UsageError(f"--mask {path}: cannot be read (expected a PNG)") from error
 
 
 def _line(verb: Verb, answer: Answer) -> str:

@@ -7,16 +7,14 @@ from collections import deque
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
 
-import av
 import numpy as np
 
+from pipeline.film_encoder import FilmEncoder
 from pipeline.preview import draw, of_region
 from stages.packets import HostPacket
 from stages.records import Frame
 
-_CODECS: Final = ("libx264", "mpeg4")
 _MOST_FPS, _LEAST_FPS = 60, 1
 
 
@@ -54,17 +52,10 @@ class Film:
         if len(shown) < 2:
             return
         temporary = self._path.with_suffix(".tmp.mp4")
-        with av.open(str(temporary), "w", format="mp4") as container:
-            codec = next(name for name in _CODECS if name in av.codecs_available)
-            stream = container.add_stream(codec, rate=_rate(shown))
-            height, width = shown[0][0].size_hw
-            stream.height, stream.width = height // 4 * 2, width // 4 * 2
-            stream.pix_fmt = "yuv420p"
+        height, width = shown[0][0].size_hw
+        with FilmEncoder(temporary, (height // 2, width // 2), _rate(shown)) as film:
             for frame, packet in shown:
-                picture = self._picture(frame, packet)[: stream.height, : stream.width]
-                made = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                container.mux(stream.encode(made))
-            container.mux(stream.encode(None))
+                film.add(self._picture(frame, packet))
         os.replace(temporary, self._path)
 
     def _picture(self, frame: Frame, packet: HostPacket) -> np.ndarray:

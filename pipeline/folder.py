@@ -21,9 +21,8 @@ class RunFolder:
     """
 
     def __init__(self, name: str, out: Path | None) -> None:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self.path = out if out is not None else DEFAULT_ROOT / f"{stamp}-{name}"
-        self._check()
+        self.path = out if out is not None else default_path(name)
+        check_folder(self.path)
 
     @property
     def config(self) -> Path:
@@ -58,30 +57,45 @@ class RunFolder:
         return self.path / "error.log"
 
     def create(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._refusal(error.strerror or str(error)) from error
+        make_folder(self.path)
 
     def discard(self) -> None:
         """Take it away again, where nothing was put into it."""
         with suppress(OSError):
             self.path.rmdir()
 
-    def _check(self) -> None:
-        try:
-            if self.path.is_dir() and any(self.path.iterdir()):
-                raise self._refusal("it is not empty")
-            there = self.path.absolute()
-            while not os.path.lexists(there):
-                there = there.parent
-            if not there.is_dir():
-                raise self._refusal(f"{there} is not a folder")
-            # Asking for permission is not enough: there are folders that hold no files (/proc).
-            with TemporaryFile(dir=there):
-                pass
-        except OSError as error:
-            raise self._refusal(error.strerror or str(error)) from error
 
-    def _refusal(self, reason: str) -> ConfigError:
-        return ConfigError(f"{self.path}: {reason} (expected a new or empty folder for the run)")
+def default_path(name: str) -> Path:
+    """Where results go that nobody gave a place: `runs/<utc>-<name>`."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return DEFAULT_ROOT / f"{stamp}-{name}"
+
+
+def check_folder(path: Path, *, empty: bool = True) -> None:
+    """Raise `ConfigError` unless files can be written to `path`, which need not be there yet;
+    `empty`: nor if something lies in it."""
+    try:
+        if empty and path.is_dir() and any(path.iterdir()):
+            raise _refusal(path, "it is not empty")
+        there = path.absolute()
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            raise _refusal(path, f"{there} is not a folder")
+        # Asking for permission is not enough: there are folders that hold no files (/proc).
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise _refusal(path, error.strerror or str(error)) from error
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make `path` and what is above it; raises `ConfigError`."""
+    try:
+        path.mkdir(mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refusal(path, error.strerror or str(error)) from error
+
+
+def _refusal(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path}: {reason} (expected a new or empty folder for the run)")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from pipeline.painting import colour_of, fill, tag
 from stages.packets import HostPacket
 from stages.records import Frame
-
-_FILL = 0.35
-_GOLDEN_RATIO = 0.618034
 
 
 class Preview:
@@ -78,25 +75,13 @@ def draw(
 ) -> Image.Image:
     """`pixels` uint8 (H, W, 3) with each mask of `packet`, whose full picture they are, filled,
     outlined and labelled."""
-    canvas = pixels.astype(np.float32)
     masks = [packet.mask(row) for row in range(len(packet.object_ids))]
-    colours = [_colour(int(class_id), row) for row, class_id in enumerate(packet.class_ids)]
-    for mask, colour in zip(masks, colours, strict=True):
-        canvas[mask] += _FILL * (np.array(colour, dtype=np.float32) - canvas[mask])
-        canvas[_outline(mask)] = colour
-    image = Image.fromarray(canvas.round().astype(np.uint8))
-    pen = ImageDraw.Draw(image)
+    colours = [colour_of(int(class_id), row) for row, class_id in enumerate(packet.class_ids)]
+    image = fill(pixels, masks, colours)
     for row, colour in enumerate(colours):
-        if not masks[row].any():
-            continue  # out of sight: its label would have no place
-        text = label(packet, row, class_names)
-        x, y = int(packet.mask_boxes_xyxy[row, 0]), int(packet.mask_boxes_xyxy[row, 1])
-        left, top, right, bottom = (round(edge) for edge in pen.textbbox((0, 0), text))
-        width, height = right - left + 6, bottom - top + 6
-        x = min(max(x, 0), max(image.width - width, 0))
-        y = min(max(y - height - 2, 0), max(image.height - height, 0))
-        pen.rectangle((x, y, x + width, y + height), fill=colour)
-        pen.text((x + 3 - left, y + 3 - top), text, fill="black")
+        if masks[row].any():  # out of sight its label would have no place
+            x, y = int(packet.mask_boxes_xyxy[row, 0]), int(packet.mask_boxes_xyxy[row, 1])
+            tag(image, (x, y), label(packet, row, class_names), colour)
     return image
 
 
@@ -104,17 +89,3 @@ def label(packet: HostPacket, row: int, class_names: tuple[str, ...]) -> str:
     """`#id name score` of one object."""
     name = packet.label(row, class_names) or f"class {packet.class_ids[row]}"
     return f"#{packet.object_ids[row]} {name} {packet.scores[row]:.2f}"
-
-
-def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask's pixels with a 4-neighbour outside it."""
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
-
-
-def _colour(class_id: int, row: int) -> tuple[int, int, int]:
-    """A hue a class, a shade a row, so that neighbours of one class still differ."""
-    hue = (0.08 + class_id * _GOLDEN_RATIO + (0.05 * row)) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1.0)
-    return int(red * 255), int(green * 255), int(blue * 255)

@@ -55,7 +55,7 @@ def open_recorder(parts: Assembly, options: RunOptions, stack: ExitStack) -> Non
     parts.status.recorder = recorder.report
 
 
-def weights_of(detector: Detector, segmenter: Segmenter) -> dict[str, str]:
+def weight_digests(detector: Detector, segmenter: Segmenter) -> dict[str, str]:
     """SHA-256 of the weights of each stage that has some."""
     stages = {"detector": detector, "segmenter": segmenter}
     return {
@@ -117,6 +117,6 @@ def _provenance(parts: Assembly, options: RunOptions) -> Provenance:
         threads=torch.get_num_threads(),
         audited_frames=None if options.audit else run.audited_frames,
         detector_classes=parts.detector.class_names,
-        weights=weights_of(parts.detector, parts.segmenter),
+        weights=weight_digests(parts.detector, parts.segmenter),
         versions=versions(),
     )

@@ -22,7 +22,7 @@ from pipeline.chain import Chain, Wanted
 from pipeline.config import RunConfig, parse_config
 from pipeline.device import resolve_device
 from pipeline.orchestrator import one_compute_stream, warm_up
-from pipeline.recording import weights_of
+from pipeline.recording import weight_digests
 from pipeline.rerun_compare import Comparison, known_frames
 from pipeline.rerun_report import Report, changes
 from pipeline.versions import versions
@@ -66,12 +66,11 @@ def rerun(path: Path, options: RerunOptions) -> Report:
         config = _config(run, told, options)
         device = resolve_device(config.device)
         torch.set_num_threads(max(1, told.threads))
-        detector, segmenter = _stages(config, run, options, device)
+        detector, segmenter, weights = _stages(config, run, options, device)
         compared = Comparison(run, run.log.manifest.logits_dtype, config.mask_threshold)
         loop = _Loop(run, build_chain(config, device, detector, segmenter), segmenter, compared)
         unknown = loop.run(config, device, told.audited_frames, options.frames)
-        now = weights_of(detector, segmenter)
-        changed = changes(told, versions(), now, str(device), options.overrides)
+        changed = changes(told, versions(), weights, str(device), options.overrides)
         return Report(compared, unknown, changed, len(run.log.flaws))
 
 
@@ -178,19 +177,21 @@ def _same_prompts(config: RunConfig, recorded: Mapping[str, Any]) -> None:
 
 def _stages(
     config: RunConfig, run: RecordedRun, options: RerunOptions, device: torch.device
-) -> tuple[Detector, Segmenter]:
+) -> tuple[Detector, Segmenter, dict[str, str]]:
+    """And the SHA-256 of their weights."""
     section = config.detector
     if options.detect and "every" in type(section).model_fields:
         section = section.model_copy(update={"every": 1})
     detector = DETECTORS.create(section, device)
     classes = len(detector.class_names)
+    segmenter = SEGMENTERS.create(config.segmenter, device, classes)
+    weights = weight_digests(detector, segmenter)
     if options.detect:
         run.need("detections")
         detector = AsRecorded(detector, run, device)
-    segmenter = SEGMENTERS.create(config.segmenter, device, classes)
     if isinstance(segmenter, ChoosingSegmenter) and run.choice(0) is None:
         raise RecordingError(
             f"{run.log.path}: no prompts were recorded, nor what the host chose for each frame "
             "(expected a run with prompts among its recorder.record)"
         )
-    return detector, segmenter
+    return detector, segmenter, weights

@@ -90,11 +90,16 @@ def _of_path(target: str) -> dict[str, Any]:
         ) from error
     if stat.S_ISCHR(mode):
         return {"kind": "camera", "device": path}
-    if stat.S_ISDIR(mode):
+    other = "images" if stat.S_ISDIR(mode) else "video"
+    return {"kind": "dicom" if is_dicom(Path(path)) else other, "path": path}
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file that is there is a DICOM file, or a folder holds such."""
+    if path.is_dir():
         files = [Path(entry.path) for entry in os.scandir(path) if entry.is_file()][:_LOOKED_AT]
-        return {"kind": "dicom" if any(map(_is_dicom, files)) else "images", "path": path}
-    is_dicom = stat.S_ISREG(mode) and _is_dicom(Path(path))
-    return {"kind": "dicom" if is_dicom else "video", "path": path}
+        return any(map(_is_dicom, files))
+    return path.is_file() and _is_dicom(path)
 
 
 def _is_dicom(path: Path) -> bool:

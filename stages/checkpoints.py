@@ -50,10 +50,15 @@ def check_sha256(path: Path, expected: str | None) -> None:
     """Raise `ConfigError` unless the file's SHA-256 is `expected`; None skips the check."""
     if expected is None:
         return
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    actual = sha256_of(path)
     if actual != expected.lower():
         raise ConfigError(f"{path}: sha256 is {actual}, expected {expected.lower()}")
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 as 64 hexadecimal digits; raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:

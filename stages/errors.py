@@ -15,6 +15,16 @@ class ConfigError(MaskstreamError):
     exit_code = 78
 
 
+class UsageError(MaskstreamError):
+    """The command line asks for something else than what was expected."""
+
+    exit_code = 2
+
+
+class OutputError(MaskstreamError):
+    """Results cannot be written; what was finished before is there."""
+
+
 class SourceError(MaskstreamError):
     """The source cannot be opened or read."""
 
@@ -34,6 +44,16 @@ class HttpError(MaskstreamError):
 
 class ControlError(MaskstreamError):
     """The control channel cannot be offered, or did not answer."""
+
+
+class ClipError(MaskstreamError):
+    """What was asked of a clip cannot be done."""
+
+
+class PromptError(ClipError):
+    """A prompt on a clip cannot be used."""
+
+    exit_code = 2
 
 
 class RecordingError(MaskstreamError):

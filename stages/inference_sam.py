@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kpi.emit import emit
 from kpi.events import SamMaskOutput
 from stages.mask_upsampling import upsample
-from stages.sam_inputs import Array, Image, box_on, device_of, image_size, planes_first, to_device
+from stages.sam_inputs import Array, Image, as_rgb, box_on, device_of, image_size, to_device
 from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.sam2_network import Sam2Network
 
@@ -118,25 +118,12 @@ class SamPredictor:
 
     @torch.no_grad()
     def _mask(self, image: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
-        rgb = _as_rgb(image)
+        rgb = as_rgb(image)
         size_hw = (rgb.shape[1], rgb.shape[2])
         tokens = self._network.embed(coords, labels, size_hw)
         lone_click = coords.shape[1] == 1
         decoded = self._network.decode(self._network.encode(rgb), tokens, multimask=lone_click)
         return upsample(decoded.logits, size_hw)[0] > self._threshold
-
-
-def _as_rgb(image: Tensor) -> Tensor:
-    if image.dtype != torch.uint8:
-        raise ValueError(f"image: got {image.dtype}, expected uint8")
-    picture = image[0] if image.ndim == 4 else image
-    if picture.ndim == 2:
-        picture = picture[None]
-    elif not planes_first(picture.shape):
-        picture = picture.permute(2, 0, 1)
-    if picture.shape[0] not in (1, 3):
-        raise ValueError(f"image: got shape {tuple(image.shape)}, expected 1 or 3 channels")
-    return picture.expand(3, -1, -1)
 
 
 def _predict_of(sam_model: SamModel | Predict) -> Predict:

@@ -78,3 +78,17 @@ def box_on(
 def planes_first(shape: Sequence[int]) -> bool:
     """Whether a picture of three dimensions is (1 or 3, H, W) and not (H, W, 1 or 3)."""
     return shape[0] in (1, 3) and (shape[2] not in (1, 3) or shape[1] > 3)
+
+
+def as_rgb(image: Tensor) -> Tensor:
+    """uint8 (3, H, W), a view, of a picture in any of the forms of `Image`; raises `ValueError`."""
+    if image.dtype != torch.uint8:
+        raise ValueError(f"image: got {image.dtype}, expected uint8")
+    picture = image[0] if image.ndim == 4 else image
+    if picture.ndim == 2:
+        picture = picture[None]
+    elif not planes_first(picture.shape):
+        picture = picture.permute(2, 0, 1)
+    if picture.shape[0] not in (1, 3):
+        raise ValueError(f"image: got shape {tuple(image.shape)}, expected 1 or 3 channels")
+    return picture.expand(3, -1, -1)

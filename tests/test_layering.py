@@ -18,7 +18,7 @@ MAY_IMPORT = {
 CONCRETE = ("stages.sources.", "stages.detectors.", "stages.segmenters.")
 LIGHT = (
     *("stages/wire.py", "stages/packets.py", "stages/client.py", "stages/frame_sender.py"),
-    *("stages/control_client.py", "stages/curve_keys.py"),
+    *("stages/control_client.py", "stages/curve_keys.py", "stages/shapes.py"),
     *("stages/recording/reading.py", "stages/recording/verify.py", "stages/recording/writing.py"),
 )
 ULTRALYTICS_MAY_BE_IN = 1

@@ -19,7 +19,8 @@ from stages.segmenters.live_prompts import Prompt, Ticket
 from stages.segmenters.memory_bank import MemoryBank
 from stages.segmenters.occupancy import Occupancy
 from stages.segmenters.tracker import UNKNOWN_OBJECT
-from stages.segmenters.tracker_core import Pictures, Shown, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures, Shown
 from stages.sources.phantom_scene import PhantomScene
 from tools.phantom_clips import FRAME_HW
 

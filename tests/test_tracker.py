@@ -17,7 +17,7 @@ from stages.segmenters.occupancy import Permit
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.segmenters.slot_table import SlotTable
 from stages.segmenters.tracker import APPLIED, UNKNOWN_OBJECT, Tracker
-from stages.segmenters.tracker_core import Pictures
+from stages.segmenters.tracker_records import Pictures
 
 CPU = torch.device("cpu")
 BOXES = [[20.0, 20.0, 70.0, 60.0], [80.0, 30.0, 120.0, 80.0], [0.0] * 4, [0.0] * 4]

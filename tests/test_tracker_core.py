@@ -15,7 +15,8 @@ from benchmarks.streamed import FLAWS
 from pipeline.build import TRACKED_MODELS
 from stages.errors import ConfigError
 from stages.segmenters.sam2_checkpoint import build_structure
-from stages.segmenters.tracker_core import TrackerCore, bank_shape
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_structure import bank_shape
 
 FRAMES = 60
 BOXES = torch.tensor([[[30.0, 30.0], [70.0, 70.0]], [[60.0, 50.0], [110.0, 100.0]]])

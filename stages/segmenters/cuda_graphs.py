@@ -14,7 +14,8 @@ from typing import Final, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from stages.segmenters.tracker_core import Pictures, Shown, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures, Shown
 
 _WARM_UPS: Final = 3
 Output = TypeVar("Output")

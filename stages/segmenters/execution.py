@@ -15,7 +15,8 @@ from torch import Tensor
 
 from stages.errors import ConfigError
 from stages.segmenters.mask_head import Told
-from stages.segmenters.tracker_core import Pictures, Shown, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures, Shown
 
 Execution = Literal["eager", "compile", "graph"]
 EXECUTIONS: Final[tuple[Execution, ...]] = get_args(Execution)

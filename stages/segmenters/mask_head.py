@@ -88,14 +88,22 @@ class MaskHead:
         return self._decode(features, fine, prompt, self._no_mask, self.uses_three(0, False))
 
     def prompted(
-        self, features: Tensor, fine: list[Tensor], tokens: Tensor, before: Tensor | None = None
+        self,
+        features: Tensor,
+        fine: list[Tensor],
+        tokens: Tensor,
+        before: Tensor | None = None,
+        initial: bool = False,
     ) -> Masks:
-        """The masks of b prompts; `before` float32 (b, h, w): logits that they correct."""
+        """The masks of b prompts; `before` float32 (b, h, w): logits that they correct.
+
+        `initial`: see `uses_three`.
+        """
         dense = self._no_mask
         if before is not None:
             limited = before[:, None].clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
             dense = self._model.sam_prompt_encoder._embed_masks(limited)
-        multimask = self.uses_three(tokens.shape[1] - 1, initial=before is None)
+        multimask = self.uses_three(tokens.shape[1] - 1, initial)
         return self._decode(features, fine, tokens, dense, multimask)
 
     def given(self, features: Tensor, fine: list[Tensor], prompt: GivenMasks) -> Masks:

@@ -19,10 +19,10 @@ from stages.segmenters.memory_bank import Recollection
 class MemoryAttention:
     """Fuses a picture's features with what each object remembers."""
 
-    def __init__(self, model: Any, recent: int, pointers: int, conditioning: int) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, recent: int, pointers: int) -> None:  # noqa: ANN401
         """`model`: a `SAM2Base` on its final device, whose parameters are shared.
 
-        `recent` R, `pointers` P and `conditioning` K are the sizes of the memory bank.
+        `recent` R and `pointers` P are sizes of the memory bank; K may be any.
         """
         attention = model.memory_attention
         self._layers = attention.layers
@@ -38,14 +38,11 @@ class MemoryAttention:
         self._times = PointerTimes(model, pointers)
         self._spatial_positions = _spatial_positions(model, device)
         self._own = [
-            (Rotated(attention.q_proj, attention, 1), Rotated(attention.k_proj, attention, 1))
+            (Rotated(attention.q_proj, attention), Rotated(attention.k_proj, attention))
             for attention in (layer.self_attn for layer in self._layers)
         ]
         self._cross = [
-            (
-                Rotated(attention.q_proj, attention, 1),
-                Rotated(attention.k_proj, attention, conditioning + recent),
-            )
+            (Rotated(attention.q_proj, attention), Rotated(attention.k_proj, attention))
             for attention in (layer.cross_attn_image for layer in self._layers)
         ]
 
@@ -121,13 +118,13 @@ class MemoryAttention:
 
 
 class Rotated:
-    """A projection followed by the rotary position encoding of a grid of tokens, repeated.
+    """A projection followed by the rotary position encoding of grids of tokens.
 
     Pairs of channels (2i, 2i + 1) are turned by the angles of sam2's `compute_axial_cis`; the
     partner of each channel comes from a second set of weights, which is faster than moving it.
     """
 
-    def __init__(self, projection: Any, attention: Any, repeats: int) -> None:  # noqa: ANN401
+    def __init__(self, projection: Any, attention: Any) -> None:  # noqa: ANN401
         """`projection`: one of the linear layers of `attention`, a `RoPEAttention` built for the
         model's grid."""
         weight, bias = projection.weight.detach(), projection.bias.detach()
@@ -135,16 +132,16 @@ class Rotated:
         self._bias = torch.cat((bias, _partners(bias)))
         angles = attention.freqs_cis.to(weight.device)
         self._cos, self._sin = (
-            part.float().repeat_interleave(2, dim=1).repeat(repeats, attention.num_heads)
+            part.float().repeat_interleave(2, dim=1).repeat(1, attention.num_heads)
             for part in (angles.real, angles.imag)
         )
 
     def apply(self, tokens: Tensor) -> Tensor:
-        """(b, tokens, in) to (b, tokens, out); at most as many tokens as the repeated grid."""
-        plain, partner = F.linear(tokens, self._weight, self._bias).chunk(2, dim=-1)
-        count = tokens.shape[1]
-        turned = torch.addcmul(plain * self._cos[:count], partner, self._sin[:count])
-        return turned.type_as(plain)
+        """(b, n L, in) to (b, n L, out): n grids of L tokens, each turned in the same way."""
+        grids = tokens.unflatten(1, (-1, self._cos.shape[0]))
+        plain, partner = F.linear(grids, self._weight, self._bias).chunk(2, dim=-1)
+        turned = torch.addcmul(plain * self._cos, partner, self._sin)
+        return turned.type_as(plain).flatten(1, 2)
 
 
 def _partners(rows: Tensor) -> Tensor:
@@ -158,9 +155,10 @@ class PointerTimes:
     """Encodings of how old an object pointer is; see `sam2.modeling.sam2_utils.get_1d_sine_pe`."""
 
     def __init__(self, model: Any, normaliser: int) -> None:  # noqa: ANN401
-        """`normaliser`: the age that counts as 1; 15 where there are more than 16 frames."""
+        """`normaliser`: the age that counts as 1; 15 where there are 16 frames or more."""
         self._projection = model.obj_ptr_tpos_proj
         self._used = bool(model.add_tpos_enc_to_obj_ptrs)
+        self._signed = bool(model.use_signed_tpos_enc_to_obj_ptrs)
         self._memory_dim = int(model.mem_dim)
         dim = int(model.hidden_dim) if model.proj_tpos_enc_in_obj_ptrs else self._memory_dim
         half = dim // 2
@@ -169,9 +167,11 @@ class PointerTimes:
         self._normaliser = normaliser
 
     def encode(self, age: Tensor) -> Tensor:
-        """int64 (b, p) to float (b, p, M)."""
+        """int64 (b, p), below 0 for frames that are still to come, to float (b, p, M)."""
         if not self._used:
             return torch.zeros(*age.shape, self._memory_dim, device=age.device)
+        if not self._signed:
+            age = age.abs()
         phase = (age / self._normaliser)[..., None] / self._period
         encoded: Tensor = self._projection(torch.cat((phase.sin(), phase.cos()), dim=-1))
         return encoded

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 NEVER: Final = -1
-"""Time of a cell that holds nothing."""
+"""Time of a cell that holds nothing; all others are 0 or more."""
+Direction = Literal[1, -1]
+"""Of a walk through frames: 1 forward, -1 backward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,12 @@ class Recollection:
     spatial: Tensor
     """bfloat16 (b, K + R, L, M)."""
     spatial_age: Tensor
-    """int64 (b, R): 1 is the frame before; other values belong to cells that are not visible."""
+    """int64 (b, R): 1 is the frame before in the direction of the walk; other values belong to
+    cells that are not visible."""
     pointers: Tensor
     """float32 (b, K + P, C)."""
     pointer_age: Tensor
-    """int64 (b, K + P), likewise; those of conditioning frames grow without bound."""
+    """int64 (b, K + P), likewise; those of conditioning frames may be any."""
     visible: Tensor
     """bool (b, T)."""
 
@@ -76,8 +79,16 @@ class MemoryBank:
     the official predictor with `max_cond_frames_in_attn = K`.
     """
 
-    def __init__(self, shape: BankShape, device: torch.device) -> None:
+    def __init__(
+        self, shape: BankShape, device: torch.device, future_pointers: bool = False
+    ) -> None:
+        """`future_pointers`: whether the pointers of conditioning frames that are still to come
+        are seen too (`only_obj_ptrs_in_the_past_for_eval` is false; their spatial memory always
+        is)."""
         self.shape = shape
+        self.direction: Direction = 1
+        """Of the walk: what lies behind is recent."""
+        self._future_pointers = future_pointers
         rows = shape.slots + 1
         spatial = (shape.tokens, shape.memory_dim)
 
@@ -136,13 +147,18 @@ class MemoryBank:
         cond_time = self._cond_time[:, :held].index_select(0, rows)
         recent_time = self._recent_time.index_select(0, rows)
         pointer_time = self._pointer_time.index_select(0, rows)
-        recent = _is_recent(recent_time, cond_time, now, self.shape.recent)
-        pointer = _is_recent(pointer_time, cond_time, now, self.shape.pointers)
+        recent_age, pointer_age, cond_age = (
+            (now[:, None] - times) * self.direction
+            for times in (recent_time, pointer_time, cond_time)
+        )
+        recent = _is_recent(recent_age, recent_time, cond_time, self.shape.recent)
+        pointer = _is_recent(pointer_age, pointer_time, cond_time, self.shape.pointers)
         cond = cond_time != NEVER
+        pointing = cond if self._future_pointers else cond & (cond_age >= 0)
         first = torch.zeros_like(cond)
         first[:, :1].fill_(True)
         spatial_visible = torch.cat((cond | first, recent), dim=1)
-        pointer_visible = torch.cat((cond, pointer), dim=1)
+        pointer_visible = torch.cat((pointing, pointer), dim=1)
         visible = (
             spatial_visible.repeat_interleave(self.shape.tokens, dim=1),
             pointer_visible.repeat_interleave(self._pointer_tokens, dim=1),
@@ -152,7 +168,7 @@ class MemoryBank:
                 (self._cond[:, :held].index_select(0, rows), self._recent.index_select(0, rows)),
                 dim=1,
             ),
-            spatial_age=now[:, None] - recent_time,
+            spatial_age=recent_age,
             pointers=torch.cat(
                 (
                     self._cond_pointers[:, :held].index_select(0, rows),
@@ -160,7 +176,7 @@ class MemoryBank:
                 ),
                 dim=1,
             ),
-            pointer_age=now[:, None] - torch.cat((cond_time, pointer_time), dim=1),
+            pointer_age=torch.cat((cond_age, pointer_age), dim=1),
             visible=torch.cat(visible, dim=1),
         )
 
@@ -173,25 +189,41 @@ class MemoryBank:
         `live`, bool (b,), is written as a hole.
         """
         time = torch.where(live, now, NEVER)
+        self._put_memory(rows, now, memory, time)
+        self._put_pointer(rows, now, pointer, time)
+
+    def restore(self, rows: Tensor, now: Tensor, memory: Tensor | None, pointer: Tensor) -> None:
+        """`remember` again a frame whose `memory` may be gone; the oldest frame comes first."""
+        if memory is not None:
+            self._put_memory(rows, now, memory, now)
+        self._put_pointer(rows, now, pointer, now)
+
+    def _put_memory(self, rows: Tensor, now: Tensor, memory: Tensor, time: Tensor) -> None:
         cell = now.remainder(self.shape.recent)
         self._recent.index_put_((rows, cell), memory)
         self._recent_time.index_put_((rows, cell), time)
+
+    def _put_pointer(self, rows: Tensor, now: Tensor, pointer: Tensor, time: Tensor) -> None:
         cell = now.remainder(self.shape.pointers)
         self._pointers.index_put_((rows, cell), pointer)
         self._pointer_time.index_put_((rows, cell), time)
 
     def condition(self, rows: Tensor, now: Tensor, memory: Tensor, pointer: Tensor) -> None:
         """Write a conditioning frame in place of the oldest one; see `remember`."""
+        self.hold(rows, now, memory, pointer)
+        self.remember(rows, now, memory, pointer, torch.ones_like(rows, dtype=torch.bool))
+
+    def hold(self, rows: Tensor, now: Tensor, memory: Tensor, pointer: Tensor) -> None:
+        """The same for a frame that is not displaced by others, so needs no place in the rings:
+        K is enough for all that there are."""
         cell = self._conditioned.index_select(0, rows).remainder(self.shape.conditioning)
         self._cond.index_put_((rows, cell), memory)
         self._cond_pointers.index_put_((rows, cell), pointer)
         self._cond_time.index_put_((rows, cell), now)
         self._conditioned.index_add_(0, rows, torch.ones_like(rows))
-        self.remember(rows, now, memory, pointer, torch.ones_like(rows, dtype=torch.bool))
 
 
-def _is_recent(times: Tensor, cond_times: Tensor, now: Tensor, reach: int) -> Tensor:
+def _is_recent(age: Tensor, times: Tensor, cond_times: Tensor, reach: int) -> Tensor:
     """bool (b, cells): written 1 to `reach` frames ago and no conditioning frame of the bank."""
-    age = now[:, None] - times
     held = (times[:, :, None] == cond_times[:, None, :]).any(dim=2)
     return (times != NEVER) & (age >= 1) & (age <= reach) & ~held

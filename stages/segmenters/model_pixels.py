@@ -24,16 +24,21 @@ def upload(prompt: Prompt, size_hw: tuple[int, int], core: TrackerCore) -> Told:
     if prompt.mask is not None:
         with named_exit("prompt"):
             mask = torch.from_numpy(prompt.mask.astype("uint8")).to(device)
-        shown = torch.nn.functional.interpolate(
-            mask[None, None].float(), (side, side), mode="bilinear", antialias=True,
-            align_corners=False,
-        )  # fmt: skip
-        return GivenMasks((shown >= 0.5).float())
+        return given_mask(mask, side)
     coords, labels = as_points(prompt)
     with named_exit("prompt"):
         at = torch.tensor([coords], dtype=torch.float32).to(device)
         signs = torch.tensor([labels], dtype=torch.int32).to(device)
     return core.head.tokens(in_model(at, size_hw, side), signs)
+
+
+def given_mask(mask: Tensor, side: int) -> GivenMasks:
+    """A mask of the frame, uint8 (H, W), 0 or 1, at the model's size; as sam2 shrinks it."""
+    shown = torch.nn.functional.interpolate(
+        mask[None, None].float(), (side, side), mode="bilinear", antialias=True,
+        align_corners=False,
+    )  # fmt: skip
+    return GivenMasks((shown >= 0.5).float())
 
 
 class TightBoxes:

@@ -55,7 +55,7 @@ def build_sam2(
     form; `checkpoint` is a `.safetensors` file or a torch file `{"model": state_dict}`, and may be
     None for the demo and a model id. Raises `ConfigError`; nothing that either file names is run.
     """
-    path = Path(expanduser(checkpoint)) if checkpoint is not None else _own_weights(model)
+    path = weights_path(model, checkpoint)
     structure_file = _structure_file(model)
     arguments = _read_structure(structure_file)
     state = _read_state(path, sha256)
@@ -63,6 +63,11 @@ def build_sam2(
     load_state(network, state, path, f"sam2 model {model}")
     _forget_positions(network)
     return network.to(device).eval().requires_grad_(False)
+
+
+def weights_path(model: str, checkpoint: Path | None) -> Path:
+    """The file of the weights that `build_sam2` takes; raises `ConfigError` where none is told."""
+    return Path(expanduser(checkpoint)) if checkpoint is not None else _own_weights(model)
 
 
 def build_structure(model: str) -> nn.Module:

@@ -49,6 +49,28 @@ class Decoded:
         return Decoded(*picked)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposals:
+    """M masks for each of B prompts: one, or three."""
+
+    logits: Tensor
+    """float32 (B, M, h, w), not clamped."""
+    quality: Tensor
+    """float32 (B, M), predicted IoU."""
+    presence: Tensor
+    """float32 (B,), object score (logit)."""
+
+    def best(self) -> Decoded:
+        """The mask of the highest predicted IoU."""
+        logits, quality = self.logits, self.quality
+        if logits.shape[1] > 1:
+            best = quality.argmax(dim=1, keepdim=True)
+            quality = quality.gather(1, best)
+            spread = best[:, :, None, None].expand(-1, -1, *logits.shape[-2:])
+            logits = logits.gather(1, spread)
+        return Decoded(logits[:, 0], quality[:, 0], self.presence)
+
+
 def joined(parts: Sequence[Decoded]) -> Decoded:
     """The rows of one or more parts, one after the other."""
     if len(parts) == 1:
@@ -123,23 +145,34 @@ class Sam2Network:
         )[0]
         return tokens
 
+    def embed_masks(self, masks: Tensor) -> Tensor:
+        """Dense prompts (B, C, s / 16, s / 16) of rough masks, float32 (B, 1, s / 4, s / 4), as
+        logits."""
+        dense: Tensor = self._model.sam_prompt_encoder._embed_masks(masks)
+        return dense
+
+    def nothing_pointed_at(self, rows: int) -> Tensor:
+        """Prompt tokens (B, 0, C) of prompts that have neither points nor boxes."""
+        return torch.empty(rows, 0, self._dense_positions.shape[1], device=self.device)
+
     def decode(self, features: Features, tokens: Tensor, multimask: bool) -> Decoded:
         """One mask a prompt; with `multimask` the best of three by predicted IoU."""
+        return self.propose(features, tokens, multimask).best()
+
+    def propose(
+        self, features: Features, tokens: Tensor, multimask: bool, rough: Tensor | None = None
+    ) -> Proposals:
+        """One mask a prompt, three with `multimask`; `rough`: what `embed_masks` gave."""
         logits, quality, _, presence = self._model.sam_mask_decoder(
             image_embeddings=features.coarse,
             image_pe=self._dense_positions,
             sparse_prompt_embeddings=tokens,
-            dense_prompt_embeddings=self._no_mask,
+            dense_prompt_embeddings=self._no_mask if rough is None else rough,
             multimask_output=multimask,
             repeat_image=True,
             high_res_features=list(features.fine),
         )
-        if multimask:
-            best = quality.argmax(dim=1, keepdim=True)
-            quality = quality.gather(1, best)
-            spread = best[:, :, None, None].expand(-1, -1, *logits.shape[-2:])
-            logits = logits.gather(1, spread)
-        return Decoded(logits[:, 0].float(), quality[:, 0].float(), presence[:, 0].float())
+        return Proposals(logits.float(), quality.float(), presence[:, 0].float())
 
 
 class _NoPositions(nn.Module):

@@ -24,7 +24,8 @@ from stages.segmenters.occupancy import Header, Occupancy, Permit
 from stages.segmenters.sam2_checkpoint import build_sam2
 from stages.segmenters.sam2_config import Sam2Config
 from stages.segmenters.tracker import APPLIED, NO_SLOT, TICKETS, UNKNOWN_OBJECT, Tracker
-from stages.segmenters.tracker_core import Pictures, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures
 from stages.segmenters.trial import try_out
 from stages.window import Window
 

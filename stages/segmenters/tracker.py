@@ -18,7 +18,8 @@ from stages.segmenters.model_pixels import TightBoxes, in_model, upload
 from stages.segmenters.occupancy import Permit
 from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.slot_table import SlotTable
-from stages.segmenters.tracker_core import Pictures, Shown, TrackerCore
+from stages.segmenters.tracker_core import TrackerCore
+from stages.segmenters.tracker_records import Pictures, Shown
 
 TICKETS: Final = 16
 """Answers to prompts that a header carries; more than are applied before a header is read."""

@@ -8,51 +8,19 @@ each slot belongs to one of S pictures of a step, named by `stream_of`.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stages.errors import ConfigError
 from stages.segmenters.mask_head import GivenMasks, MaskHead, Masks, Told
 from stages.segmenters.memory_attention import MemoryAttention
-from stages.segmenters.memory_bank import BankShape, MemoryBank
+from stages.segmenters.memory_bank import MemoryBank
 from stages.segmenters.memory_encoder import MemoryEncoder
 from stages.segmenters.sam2_network import Sam2Network
-
-_NEEDED: Final = {
-    "use_obj_ptrs_in_encoder": True,
-    "directly_add_no_mem_embed": True,
-    "use_mask_input_as_output_without_sam": True,
-    "memory_temporal_stride_for_eval": 1,
-}
-"""Flags of `SAM2Base` as every published model has them."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """S pictures, ready for any number of objects."""
-
-    coarse: Tensor
-    """(S, C, h, w), plain."""
-    looked: Tensor
-    """(S, L, C), what reading memory needs."""
-    remembered: Tensor
-    """(S, C, h, w), what writing memory needs."""
-    fine: tuple[Tensor, ...]
-    """(S, C / 8, 4h, 4w) and (S, C / 4, 2h, 2w); empty where the model has none."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """The masks of b objects in the current picture."""
-
-    masks: Masks
-    enlarged: Tensor
-    """float32 (b, 1, s, s): their logits at the image size."""
-    features: Tensor
-    """(b, C, h, w): what was decoded; after `track` the picture in the light of the memory."""
+from stages.segmenters.tracker_records import Pictures, Shown
+from stages.segmenters.tracker_structure import bank_shape, check_structure
 
 
 class TrackerCore:
@@ -65,19 +33,22 @@ class TrackerCore:
         conditioning: int,
         streams: int = 1,
         bf16: bool = False,
+        frames: int | None = None,
     ) -> None:
         """`model`: a `SAM2Base` in eval mode on its final device; `slots` N; `conditioning` K >= 2;
-        `streams` S; `bf16`: run under bfloat16 autocast. Raises `ConfigError` for a structure
-        that cannot be followed exactly."""
+        `streams` S; `bf16`: run under bfloat16 autocast; `frames`: how many there are in all,
+        None without end, which counts where there are fewer than 16. Raises `ConfigError` for a
+        structure that cannot be followed exactly."""
         check_structure(model)
         self.network = Sam2Network(model)
         self.image_size = self.network.image_size
         self.device = self.network.device
-        self.bank = MemoryBank(bank_shape(model, slots, conditioning), self.device)
-        shape = self.bank.shape
+        shape = bank_shape(model, slots, conditioning, frames)
+        self._future_pointers = not model.only_obj_ptrs_in_the_past_for_eval
+        self.bank = MemoryBank(shape, self.device, self._future_pointers)
         with torch.no_grad():
             self.head = MaskHead(model)
-            self._reader = MemoryAttention(model, shape.recent, shape.pointers, conditioning)
+            self._reader = MemoryAttention(model, shape.recent, shape.pointers)
             self._writer = MemoryEncoder(model)
             self._no_memory = model.no_mem_embed.detach().view(1, -1, 1, 1)
         self.stream_of = torch.zeros(slots + 1, dtype=torch.int64, device=self.device)
@@ -86,6 +57,12 @@ class TrackerCore:
         """int64 (S,): number of the current picture."""
         self._shared = streams == 1
         self._bf16 = bf16
+
+    def resize(self, slots: int, conditioning: int) -> None:
+        """Another, empty bank: N slots and K conditioning frames, at least 2."""
+        shape = replace(self.bank.shape, slots=slots, conditioning=conditioning)
+        self.bank = MemoryBank(shape, self.device, self._future_pointers)
+        self.stream_of = torch.zeros(slots + 1, dtype=torch.int64, device=self.device)
 
     def encode(self, pixels: Tensor) -> Pictures:
         """float32 (S, 3, s, s), normalised, as `Sam2Network.transform` gives them."""
@@ -103,14 +80,20 @@ class TrackerCore:
         """
         with self._precision():
             stream, now = self._place(rows)
-            features = self._reader.read(
-                self._each(encoded.looked, stream), self.bank.recall(rows, now, held)
-            )
+            features = self.recollect(encoded, rows, held)
             masks = self.head.unprompted(features, self._fine(encoded, stream))
             enlarged = masks.enlarged(self.image_size)
             memory = self._memory(encoded, stream, masks, enlarged, prompted=False)
             self.bank.remember(rows, now, memory, masks.pointer, live)
-            return Shown(masks, enlarged, features)
+            return Shown(masks, enlarged, features, memory)
+
+    def recollect(self, encoded: Pictures, rows: Tensor, held: int | None = None) -> Tensor:
+        """(b, C, h, w): the picture in the light of what the slots `rows` remember; nothing is
+        kept. See `track`."""
+        with self._precision():
+            stream, now = self._place(rows)
+            looked = self._each(encoded.looked, stream)
+            return self._reader.read(looked, self.bank.recall(rows, now, held))
 
     def begin(self, encoded: Pictures, rows: Tensor, told: Told) -> Shown:
         """Condition slots on prompts, without regard to their memory; the frame is kept among
@@ -122,23 +105,35 @@ class TrackerCore:
         self.condition(encoded, rows, shown)
         return shown
 
-    def ask(self, encoded: Pictures, rows: Tensor, told: Told) -> Shown:
-        """The masks that `begin` would give; nothing is kept."""
+    def ask(
+        self, encoded: Pictures, rows: Tensor, told: Told, before: Tensor | None = None
+    ) -> Shown:
+        """The masks that `begin` would give; nothing is kept.
+
+        `before` float32 (b, h, w): logits that an earlier prompt on the frame gave.
+        """
         with self._precision():
             stream, _ = self._place(rows)
             features, fine = self._each(encoded.coarse, stream), self._fine(encoded, stream)
             if isinstance(told, GivenMasks):
                 masks = self.head.given(features, fine, told)
             else:
-                masks = self.head.prompted(features + self._no_memory, fine, told)
+                plain = features + self._no_memory
+                masks = self.head.prompted(plain, fine, told, before, initial=True)
             return Shown(masks, masks.enlarged(self.image_size), features)
 
     def condition(self, encoded: Pictures, rows: Tensor, shown: Shown) -> None:
         """Keep the frame, with the masks that `ask` gave, for the slots `rows`."""
         with self._precision():
-            stream, now = self._place(rows)
-            memory = self._memory(encoded, stream, shown.masks, shown.enlarged, prompted=True)
+            _, now = self._place(rows)
+            memory = self.memory_of(encoded, rows, shown)
             self.bank.condition(rows, now, memory, shown.masks.pointer)
+
+    def memory_of(self, encoded: Pictures, rows: Tensor, shown: Shown) -> Tensor:
+        """bfloat16 (b, L, M): what is to be remembered of a prompted frame."""
+        with self._precision():
+            stream, _ = self._place(rows)
+            return self._memory(encoded, stream, shown.masks, shown.enlarged, prompted=True)
 
     def correct(
         self, encoded: Pictures, rows: Tensor, features: Tensor, before: Tensor, told: Told
@@ -153,20 +148,29 @@ class TrackerCore:
         correct a frame later.
         """
         with self._precision():
-            stream, now = self._place(rows)
+            _, now = self._place(rows)
+            shown = self.redraw(encoded, rows, features, before, told)
+            memory = self.memory_of(encoded, rows, shown)
+            live = torch.ones_like(rows).bool()
+            self.bank.remember(rows, now, memory, shown.masks.pointer, live)
+            return shown
+
+    def redraw(
+        self, encoded: Pictures, rows: Tensor, features: Tensor, before: Tensor, told: Told
+    ) -> Shown:
+        """The masks that `correct` would give; nothing is kept."""
+        with self._precision():
+            stream, _ = self._place(rows)
             fine = self._fine(encoded, stream)
             if isinstance(told, GivenMasks):
                 masks = self.head.given(self._each(encoded.coarse, stream), fine, told)
             else:
                 masks = self.head.prompted(features, fine, told, before)
-            enlarged = masks.enlarged(self.image_size)
-            memory = self._memory(encoded, stream, masks, enlarged, prompted=True)
-            self.bank.remember(rows, now, memory, masks.pointer, torch.ones_like(rows).bool())
-            return Shown(masks, enlarged, features)
+            return Shown(masks, masks.enlarged(self.image_size), features)
 
     def advance(self) -> None:
         """The pictures of this step are done."""
-        self.clock += 1
+        self.clock += self.bank.direction
 
     def clear(self) -> None:
         """Forget everything: a new epoch begins."""
@@ -196,24 +200,3 @@ class TrackerCore:
 
     def _fine(self, encoded: Pictures, stream: Tensor) -> list[Tensor]:
         return [self._each(level, stream) for level in encoded.fine]
-
-
-def bank_shape(model: Any, slots: int, conditioning: int) -> BankShape:  # noqa: ANN401
-    """The sizes that the official predictor's dependence on the past needs."""
-    return BankShape(
-        slots=slots,
-        conditioning=conditioning,
-        recent=int(model.num_maskmem) - 1,
-        pointers=int(model.max_obj_ptrs_in_encoder) - 1,
-        tokens=int(model.sam_image_embedding_size) ** 2,
-        memory_dim=int(model.mem_dim),
-        model_dim=int(model.hidden_dim),
-    )
-
-
-def check_structure(model: Any) -> None:  # noqa: ANN401
-    """Raise `ConfigError` where the model is built unlike every published SAM2."""
-    for name, wanted in _NEEDED.items():
-        found = getattr(model, name)
-        if found != wanted:
-            raise ConfigError(f"{name}: got {found}, expected {wanted} to follow objects")

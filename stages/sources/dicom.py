@@ -73,7 +73,7 @@ class DicomSource(PacedSource):
 
     def __init__(self, config: DicomConfig) -> None:
         self._config = config
-        self._cine = _opened(config)
+        self._cine = open_cine(config)
         roi = _ultrasound_region(self._cine, config.source_id) if config.crop else config.roi
         self._window = window_in(roi, self._cine.size_hw, config.source_id)
         super().__init__(config.source_id, self._window.size_hw, realtime=config.realtime)
@@ -141,7 +141,8 @@ class DicomSource(PacedSource):
         self._frames = iter(())
 
 
-def _opened(config: DicomConfig) -> CineFile | SeriesFolder:
+def open_cine(config: DicomConfig) -> CineFile | SeriesFolder:
+    """The file or folder that is named; raises as `DicomSource` does."""
     from stages.sources.dicom_file import CineFile
     from stages.sources.dicom_series import SeriesFolder
 

@@ -93,6 +93,12 @@ class CineFile:
             for number in range(1, self.count + 1):
                 yield self._decode(decoded, f"{self._name}: frame {number} of {self.count}")
 
+    def frame(self, number: int) -> NDArray[Any]:
+        """One of `frames`, 1 to `count`, without those before it."""
+        where = f"{self._name}: frame {number} of {self.count}"
+        with open_unnamed(self._path) as file, closing(_decoded(file, (number - 1,))) as decoded:
+            return self._decode(decoded, where)
+
     def write(self, frame: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
         """Show a frame of `frames`, or a part of it, in ``pixels``, uint8 of its size."""
         if self._table is None:
@@ -151,9 +157,11 @@ def _stored(header: Dataset) -> str:
     return f"{header.Columns}x{header.Rows} {kind}"
 
 
-def _decoded(file: BinaryIO) -> Generator[NDArray[Any], None, None]:
+def _decoded(
+    file: BinaryIO, indices: tuple[int, ...] | None = None
+) -> Generator[NDArray[Any], None, None]:
     """The frames as stored, but YBR as RGB, which is pydicom's default."""
-    yield from iter_pixels(file)
+    yield from iter_pixels(file, indices=indices)
 
 
 def open_unnamed(path: Path) -> BinaryIO:

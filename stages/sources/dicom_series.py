@@ -76,6 +76,10 @@ class SeriesFolder:
             yield next(frames)
             frames.close()
 
+    def frame(self, number: int) -> NDArray[Any]:
+        """See `CineFile.frame`."""
+        return (self._first if number == 1 else self._open(number, self._first)).frame(1)
+
     def write(self, frame: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
         """See `CineFile.write`."""
         self._first.write(frame, pixels)

@@ -59,7 +59,7 @@ class ImagesSource(PacedSource):
 
     def __init__(self, config: ImagesConfig) -> None:
         self._config = config
-        self._paths = _list(config)
+        self._paths = picture_files(config)
         self._told = False
         self._epoch = 0
         self._shown = 0
@@ -148,7 +148,8 @@ def read_picture(path: Path, source_id: str) -> NDArray[np.uint8]:
             return np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
 
 
-def _list(config: ImagesConfig) -> list[Path]:
+def picture_files(config: ImagesConfig) -> list[Path]:
+    """The pictures in the folder, in order; raises as `ImagesSource` does."""
     folder = Path(expanduser(config.path))
     if not isdir(folder):  # never raises, whatever the name
         raise ConfigError(

@@ -51,13 +51,12 @@ class VideoFile:
     """`shape_of` the first picture."""
 
     def __init__(self, path: Path, source_id: str, start_s: float = 0.0) -> None:
-        av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
         self._source_id = source_id
         self.undecodable = self.decoded = 0
         self._writer = PictureWriter(source_id)
-        self._container = self._open(path)
+        self._container = open_container(path, source_id)
         try:
-            self._stream = self._select_stream()
+            self._stream = picture_stream(self._container, source_id)
             rate = self._stream.average_rate
             self.period_ns = round(1e9 / rate) if rate and 0 < rate <= 1000 else _NOMINAL_NS
             self._pictures = self._decode()
@@ -97,29 +96,6 @@ class VideoFile:
     def close(self) -> None:
         """Close the file; may be called more than once."""
         self._container.close()
-
-    def _open(self, path: Path) -> av.container.InputContainer:
-        options = {
-            "protocol_whitelist": "file",
-            "format_whitelist": ",".join(FORMATS),
-            **SIZE_LIMIT,
-        }
-        try:
-            return av.open(str(path), options=options, metadata_errors="ignore")
-        except Exception as error:  # PyAV raises many kinds on a broken file
-            raise SourceError(
-                f"source {self._source_id}: the file is no readable video, expected one of the "
-                f"containers {', '.join(FORMATS)}: {reason(error)}"
-            ) from error
-
-    def _select_stream(self) -> VideoStream:
-        """The first video stream that is not cover art, its decoder set up."""
-        for stream in self._container.streams.video:
-            if not stream.disposition & Disposition.attached_pic:
-                stream.thread_type = "NONE"  # frame threads would add a delay each
-                stream.codec_context.options = SIZE_LIMIT
-                return stream
-        raise SourceError(f"source {self._source_id}: the file holds no video stream")
 
     def _decode(self) -> Iterator[VideoFrame]:
         packets = self._container.demux(self._stream)
@@ -164,3 +140,30 @@ class VideoFile:
                 f"codec and pictures of at most {MAX_PICTURE_PIXELS} pixels"
             )
         return first
+
+
+def open_container(path: Path, source_id: str) -> av.container.InputContainer:
+    """Raises `SourceError`; see `VideoFile`."""
+    av.logging.set_level(av.logging.PANIC)  # else FFmpeg writes to the terminal by itself
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(FORMATS),
+        **SIZE_LIMIT,
+    }
+    try:
+        return av.open(str(path), options=options, metadata_errors="ignore")
+    except Exception as error:  # PyAV raises many kinds on a broken file
+        raise SourceError(
+            f"source {source_id}: the file is no readable video, expected one of the "
+            f"containers {', '.join(FORMATS)}: {reason(error)}"
+        ) from error
+
+
+def picture_stream(container: av.container.InputContainer, source_id: str) -> VideoStream:
+    """The first video stream that is not cover art, its decoder set up; raises `SourceError`."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            stream.thread_type = "NONE"  # frame threads would add a delay each
+            stream.codec_context.options = SIZE_LIMIT
+            return stream
+    raise SourceError(f"source {source_id}: the file holds no video stream")

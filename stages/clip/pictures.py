@@ -1,0 +1,82 @@
+"""The pictures of an open clip, on a device: `ClipPictures`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from stages.clip.frames import Frames, UploadedFrames
+from stages.clip.prompts import whole_number
+from stages.errors import ClipError
+
+
+class ClipPictures:
+    """What a clip holds, and any of its pictures; closes what it was given."""
+
+    def __init__(self, frames: Frames, device: torch.device) -> None:
+        self.device = device
+        """Where pictures and masks are."""
+        self._frames = frames
+        self._uploaded = UploadedFrames(frames, device)
+        self._closed = False
+
+    @property
+    def num_frames(self) -> int:
+        """At least 2."""
+        return self._frames.count
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the pictures, pixels."""
+        return self._frames.size_hw
+
+    @property
+    def fps(self) -> float | None:
+        """Pictures a second, where that is known."""
+        return self._frames.fps
+
+    @property
+    def spacing_mm(self) -> tuple[float, float] | None:
+        """(y, x) millimetres per pixel, where the clip is calibrated."""
+        return self._frames.spacing_mm
+
+    @property
+    def trouble(self) -> str | None:
+        """One line about pictures at the end that are missing; None: there are none that we
+        know of."""
+        return self._frames.trouble
+
+    def picture(self, frame_idx: int) -> Tensor:
+        """uint8 (3, H, W) on the device: a frame as it is stored.
+
+        Raises `PromptError` for a frame that does not exist, `SourceError` for one that cannot be
+        read.
+        """
+        self._check_open()
+        return self._uploaded.read(self._frame(frame_idx))
+
+    def close(self) -> None:
+        """Release everything; may be called more than once."""
+        self._closed = True
+        self._uploaded.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _frame(self, frame_idx: int, name: str = "frame_idx") -> int:
+        return whole_number(frame_idx, name, 0, self.num_frames - 1)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClipError("the clip is closed, expected an open one")
