@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FRAMES ?= 300
-BENCHES := quality residency parity tracker_speed soak kpi_overhead scrape_storm reconnect overload sources openigtlink_out control recorder offline recorder_live
+BENCHES := quality detectors residency parity tracker_speed soak kpi_overhead scrape_storm reconnect overload sources openigtlink_out control recorder offline recorder_live
 
 .PHONY: demo test lint bench demo-weights clean
 

@@ -1,12 +1,12 @@
 """How good the demo weights are, on phantom seeds that training has never seen.
 
     python -m benchmarks.quality [--quick] [--json FILE] [--seeds 20] [--first-seed 10000]
-        [--tracked-frames 300]
+        [--tracked-frames 300] [--config demo]
 
 Only truth objects that count are judged (more than 12 px thick, 400 visible px); masks are
 compared at frame resolution. `mean_iou`, `recall`, `precision`, `id_switches_per_100_frames`,
-`occlusion_id_kept`: the demo's chain as `configs/demo.yaml` has it, on every frame of every scene
-of `--tracked-frames`, a miss counts 0.
+`occlusion_id_kept`: the demo's chain as `configs/demo.yaml` (`--config`) has it, on every frame of
+every scene of `--tracked-frames`, a miss counts 0.
 `still_*`: detector boxes to masks on single frames, each segmented afresh. `box_mask_iou`: the
 mask of the truth's own box. `one_click_iou`: the mask of one click at the object's innermost
 pixel. `detector_*`: boxes, class-aware, at box IoU 0.5. `baseline_mean_iou`: threshold and
@@ -105,8 +105,8 @@ def frames(first_seed: int, seeds: int, per_seed: int, device: torch.device) -> 
 class Judge:
     """Runs the demo's stages on each frame and adds up what they got right."""
 
-    def __init__(self, device: torch.device) -> None:
-        config = load_config("demo", ["detector.every=1"])
+    def __init__(self, device: torch.device, config_name: str = "demo") -> None:
+        config = load_config(config_name, ["detector.every=1"])
         self.detector: Detector = DETECTORS.create(config.detector, device)
         self.segmenter: Segmenter = SEGMENTERS.create(Sam2ImageConfig(), device)
         self.predictor = SamPredictor(build_sam2("demo", None, None, device))
@@ -206,16 +206,19 @@ def main() -> None:
     arguments.add_argument("--first-seed", type=int, default=10_000)
     arguments.add_argument("--frames", type=int, default=20, help="judged frames a seed")
     arguments.add_argument("--tracked-frames", type=int, default=300, help="a scene; 0: none")
+    arguments.add_argument("--config", default="demo", help="a shipped one: demo or demo_dfine")
     options = arguments.parse_args()
     seeds, per_seed = (4, 5) if options.quick else (options.seeds, options.frames)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    judge = Judge(device)
+    judge = Judge(device, options.config)
     for item in frames(options.first_seed, seeds, per_seed, device):
         judge.judge(item)
     results = judge.results()
     tracked_frames = 60 if options.quick else options.tracked_frames
     if tracked_frames:
-        tracked = track_scenes(options.first_seed, seeds, tracked_frames, device).summary()
+        tracked = track_scenes(
+            options.first_seed, seeds, tracked_frames, device, config_name=options.config
+        ).summary()
         classes: dict[str, dict[str, object]] = tracked.pop("per_class")  # type: ignore[assignment]
         results |= tracked | {"tracked_frames": tracked_frames}
         for name, found in classes.items():

@@ -39,13 +39,19 @@ class SceneTruths:
 
 @torch.inference_mode()
 def track_scenes(
-    first_seed: int, seeds: int, frames: int, device: torch.device, overrides: Sequence[str] = ()
+    first_seed: int,
+    seeds: int,
+    frames: int,
+    device: torch.device,
+    overrides: Sequence[str] = (),
+    config_name: str = "demo",
 ) -> QualityCheck:
     """Every frame of every scene through the demo's Detect, Segment, Pack and ToHost.
 
-    Each scene is an epoch. `overrides`: settings such as `segmenter.lifecycle.confirm=1`.
+    Each scene is an epoch. `overrides`: settings such as `segmenter.lifecycle.confirm=1`, of the
+    shipped configuration `config_name`.
     """
-    config = load_config("demo", overrides)
+    config = load_config(config_name, overrides)
     detector = DETECTORS.create(config.detector, device)
     segmenter: Segmenter = SEGMENTERS.create(config.segmenter, device, len(detector.class_names))
     pack, to_host = Pack(config.mask_threshold, segmenter.identity), ToHost(device)

@@ -62,6 +62,8 @@ SOURCES: Registry[Source] = Registry(
 DETECTORS: Registry[Detector] = Registry(
     {
         "yolo": Member("stages.detectors.yolo", "YoloConfig", "YoloDetector"),
+        "dfine": Member("stages.detectors.dfine", "DfineConfig", "DfineDetector"),
+        "boxes": Member("stages.detectors.boxes", "BoxesConfig", "BoxesDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
         "recorded": Member(
             "stages.detectors.recorded", "RecordedDetectorConfig", "RecordedDetector"

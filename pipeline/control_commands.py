@@ -134,6 +134,20 @@ def resume(context: typer.Context) -> None:
 
 
 @app.command()
+def boxes(
+    context: typer.Context,
+    box: Annotated[
+        list[str] | None,
+        typer.Option("--box", metavar="X1,Y1,X2,Y2,SCORE,CLASS", help="Repeatable; none: nothing."),
+    ] = None,
+    frame: FrameOption = None,
+    epoch: EpochOption = None,
+) -> None:
+    """Tell a detector of kind boxes what there is in the next frame."""
+    _say(context, "boxes", {"found": box or []}, frame_id=frame, epoch=epoch)
+
+
+@app.command()
 def snapshot(context: typer.Context) -> None:
     """Write the next frame with its masks into the run's folder."""
     _say(context, "snapshot", {})

@@ -56,9 +56,18 @@ def _told(shape: Mapping[str, Any]) -> dict[str, Any]:
         told["mask"] = read_mask("--mask", shape["mask"])
     if shape.get("text") is not None:
         told["text"] = shape["text"]
+    if "found" in shape:
+        told["boxes"] = [_found(text) for text in shape["found"]]
     if shape and len(told.keys() - {"labels"}) != 1:
         raise UsageError("expected one of --box, --point (with --not), --mask, --text")
     return told
+
+
+def _found(text: str) -> tuple[float, ...]:
+    found = numbers("--box", text, 6)
+    if not found[5].is_integer():
+        raise UsageError(f"--box {text}: expected a whole number, the class, at the end")
+    return found
 
 
 def _line(verb: Verb, answer: Answer) -> str:

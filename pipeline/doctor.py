@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipeline.build import tracker_bytes, video_decoder_missing
 from pipeline.device import driver_version
-from pipeline.versions import PACKAGES, package_version
+from pipeline.versions import OPTIONAL, PACKAGES, package_version
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 State = Literal["ok", "absent", "fail"]
 _MARK = {"ok": "[green]ok[/]", "absent": "[yellow]absent[/]", "fail": "[red]lacking[/]"}
 _PORTS = {"results": 5556, "HTTP": 9108}
-_WEIGHTS = ("segmenters/weights/sam2_demo", "detectors/weights/yolo_demo")
+_WEIGHTS = (
+    "segmenters/weights/sam2_demo",
+    "detectors/weights/yolo_demo",
+    "detectors/weights/dfine_demo/model",
+)
 
 
 class Finding(NamedTuple):
@@ -81,6 +85,9 @@ def _packages() -> Iterator[Finding]:
     for name in PACKAGES:
         version = package_version(name)
         yield Finding(name, "ok" if version else "fail", version or "not installed")
+    for name in OPTIONAL:
+        version = package_version(name)
+        yield Finding(name, "ok" if version else "absent", version or "not installed, an extra")
 
 
 def _weights() -> Iterator[Finding]:
@@ -88,7 +95,9 @@ def _weights() -> Iterator[Finding]:
         path = Path(str(resources.files("stages"))) / f"{stem}.safetensors"
         present = path.is_file()
         detail = f"{path.stat().st_size / 2**20:.1f} MiB" if present else f"{path} is missing"
-        yield Finding(f"weights {path.stem}", "ok" if present else "fail", detail)
+        yield Finding(
+            f"weights {Path(stem.removesuffix('/model')).name}", "ok" if present else "fail", detail
+        )
 
 
 def _tracker() -> Iterator[Finding]:

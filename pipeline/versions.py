@@ -19,6 +19,8 @@ PACKAGES = (
     "av",
     "pydicom",
 )
+OPTIONAL = ("transformers",)
+"""Of extras: what needs them says so."""
 
 
 def package_version(name: str) -> str | None:
@@ -31,6 +33,6 @@ def package_version(name: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages that are installed."""
-    found = {name: package_version(name) for name in PACKAGES}
+    found = {name: package_version(name) for name in (*PACKAGES, *OPTIONAL)}
     installed = {name: value for name, value in found.items() if value is not None}
     return {"python": platform.python_version(), **installed}

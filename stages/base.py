@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:  # records imports torch, which checking a configuration can do without
     import torch
 
+    from stages.box_inbox import BoxesAsked, BoxesEnd
     from stages.choices import Choices
     from stages.key_frames import Switch
     from stages.prompting import Prompt, Ticket
@@ -50,6 +52,8 @@ class Picture:
     """Where `pixels` begins in the source's full picture: a region of interest."""
     full_hw: tuple[int, int] | None = None
     """Size of the full picture; None: that of `pixels`."""
+    boxes: NDArray[np.float32] | None = None
+    """(n, 6), what the sender found in it, see `stages.found_boxes`; None: it did not look."""
     ycbcr: YCbCr | None = None
     """How `pixels` is to be read, where it is neither grey nor RGB; converted on the device."""
 
@@ -139,6 +143,15 @@ class SwitchedDetector(Protocol):
 
     switch: Switch
     """Off: its rows are padding, as between key frames."""
+
+
+@runtime_checkable
+class ToldDetector(Protocol):
+    """A detector that others tell what there is in a frame."""
+
+    def tell(self, asked: BoxesAsked) -> Future[BoxesEnd]:
+        """Boxes for a frame to come, from any thread, without waiting; every one ends, those that
+        wait when the run ends excepted."""
 
 
 class Segmenter(Protocol):

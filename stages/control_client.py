@@ -22,10 +22,11 @@ MAX_COMMAND_BYTES: Final = 1 << 16
 _MAX_ANSWER_BYTES: Final = 1 << 20
 Verb = Literal[
     "add", "correct", "reinit", "remove", "rename", "reset", "pause", "resume", "snapshot",
-    "status", "ping",
+    "status", "ping", "boxes",
 ]  # fmt: skip
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
+FoundBox = tuple[float, float, float, float, float, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class Controller(Closing):
         text: str | None = None,
         class_id: int | None = None,
         name: str | None = None,
+        boxes: Sequence[FoundBox] | None = None,
         frame_id: int | None = None,
         epoch: int | None = None,
         command_id: str | None = None,
@@ -99,7 +101,8 @@ class Controller(Closing):
         """Send one command and wait for its answer.
 
         Coordinates are pixels of the source's full picture: `box` x1, y1, x2, y2, `points` (x, y)
-        with `labels` 1 on the object and 0 beside it, `mask` bool (H, W). `frame_id`: the frame to
+        with `labels` 1 on the object and 0 beside it, `mask` bool (H, W), `boxes` (of the verb
+        `boxes`) x1, y1, x2, y2, score, class id. `frame_id`: the frame to
         apply it on; None: the next. `command_id`: None makes a new one. Raises `ControlError`
         where no answer comes in time, and for a command that is too large.
         """
@@ -113,6 +116,7 @@ class Controller(Closing):
             "text": text,
             "class_id": class_id,
             "name": name,
+            "boxes": None if boxes is None else [_found_box(found) for found in boxes],
             "frame_id": frame_id,
             "epoch": epoch,
         }
@@ -151,6 +155,11 @@ class Controller(Closing):
             if said is not None and said.id in (command_id, ""):
                 return said
         return None
+
+
+def _found_box(found: FoundBox) -> dict[str, object]:
+    *box, score, class_id = found
+    return {"box": [float(x) for x in box], "score": float(score), "class_id": int(class_id)}
 
 
 def run_lengths(mask: NDArray[np.bool_]) -> dict[str, object]:

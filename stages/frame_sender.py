@@ -67,12 +67,15 @@ class FrameSender(Closing):
         captured_unix_ns: int | None = None,
         spacing_mm: tuple[float, float] | None = None,
         pose: NDArray[np.float64] | None = None,
+        boxes: NDArray[np.float32] | None = None,
     ) -> None:
         """Send one picture: uint8 (H, W) grey or (H, W, 3) in the order red, green, blue (of one
         by OpenCV send `picture[..., ::-1]`).
 
         The times default to now: `time.monotonic_ns()` and `time.time_ns()` when it was captured.
-        `spacing_mm`: (y, x) millimetres per pixel; `pose`: (4, 4) image-to-world. Raises
+        `spacing_mm`: (y, x) millimetres per pixel; `pose`: (4, 4) image-to-world.
+        `boxes`: what was found in it, for a run with `detector.kind: boxes`: float32 (n, 6), each
+        x1, y1, x2, y2 in pixels, score 0..1, class id; n 0: looked, and found nothing. Raises
         `WireError` for what the run would refuse.
         """
         message = FrameMessage(
@@ -83,6 +86,7 @@ class FrameSender(Closing):
             captured_unix_ns=time.time_ns() if captured_unix_ns is None else captured_unix_ns,
             spacing_mm=spacing_mm,
             pose=pose,
+            boxes=boxes,
         )
         self._socket.send(encode_frame(self._source_id, message), zmq.NOBLOCK)
         self.sent += 1

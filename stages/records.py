@@ -61,6 +61,8 @@ class Frame(Record):
     """Where `rgb` begins in that picture."""
     full_hw: tuple[int, int] | None = None
     """Size of that picture; None: `rgb` shows all of it."""
+    boxes: NDArray[np.float32] | None = None
+    """(n, 6), on the host: what came with it, unchecked, see `stages.found_boxes`."""
 
     def __post_init__(self) -> None:
         _check("rgb", self.rgb, torch.uint8, (3, None, None), self.rgb)

@@ -35,4 +35,5 @@ class Waiting:
             pose=picture.pose,
             origin_yx=picture.origin_yx,
             full_hw=picture.full_hw,
+            boxes=picture.boxes,
         )

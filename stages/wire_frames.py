@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.found_boxes import MAX_BOXES, FoundBoxes
 from stages.wire_envelope import VERSION, envelope, opened
 from stages.wire_fields import INT64_MAX, Fields
 from stages.wire_messages import WireError
@@ -40,6 +41,8 @@ class FrameMessage:
     """(y, x) millimetres per pixel."""
     pose: NDArray[np.float64] | None = None
     """(4, 4) image-to-world."""
+    boxes: FoundBoxes | None = None
+    """float32 (n, 6), n <= `MAX_BOXES`: what the sender found in it; None: it did not look."""
 
 
 def encode_frame(source_id: str, frame: FrameMessage) -> bytes:
@@ -47,6 +50,9 @@ def encode_frame(source_id: str, frame: FrameMessage) -> bytes:
     pixels = np.ascontiguousarray(frame.pixels)
     _check_pixels(pixels.dtype.name, pixels.shape)
     pose = None if frame.pose is None else np.asarray(frame.pose, np.float64)
+    boxes = None if frame.boxes is None else np.ascontiguousarray(frame.boxes, np.float32)
+    if boxes is not None:
+        _check_boxes(boxes.shape)
     header: dict[str, object] = {
         "version": VERSION,
         "kind": "frame",
@@ -57,18 +63,23 @@ def encode_frame(source_id: str, frame: FrameMessage) -> bytes:
         "captured_unix_ns": frame.captured_unix_ns,
         "spacing_mm": None if frame.spacing_mm is None else [float(mm) for mm in frame.spacing_mm],
         "pose": None if pose is None else pose.ravel().tolist(),
-        "arrays": [
-            {
-                "name": "pixels",
-                "dtype": "uint8",
-                "shape": list(pixels.shape),
-                "encoding": "raw",
-                "offset": 0,
-                "bytes": pixels.nbytes,
-            }
-        ],
+        "arrays": [_described("pixels", pixels, 0)],
     }
-    return envelope("frame", source_id, header, [pixels.data])
+    if boxes is None:
+        return envelope("frame", source_id, header, [pixels.data])
+    header["arrays"] = [_described("pixels", pixels, 0), _described("boxes", boxes, pixels.nbytes)]
+    return envelope("frame", source_id, header, [pixels.data, boxes.data])
+
+
+def _described(name: str, array: NDArray[np.generic], offset: int) -> dict[str, object]:
+    return {
+        "name": name,
+        "dtype": array.dtype.name,
+        "shape": list(array.shape),
+        "encoding": "raw",
+        "offset": offset,
+        "bytes": array.nbytes,
+    }
 
 
 def decode_frame(message: memoryview) -> FrameMessage:
@@ -87,40 +98,70 @@ def decode_frame(message: memoryview) -> FrameMessage:
     if spacing is not None and not all(0 < mm <= 100 for mm in spacing):
         raise fields.misfit("spacing_mm", list(spacing), "two numbers above 0, at most 100")
     pose = fields.numbers("pose", 16) if not fields.absent("pose") else None
+    arrays = _arrays(fields)
     return FrameMessage(
         session=fields.integer("session", 0, INT64_MAX),
         seq=fields.integer("seq", 0, MAX_SEQ),
-        pixels=_pixels(fields, payload),
+        pixels=_pixels(arrays, payload),
         captured_ns=_time(fields, "captured_ns"),
         captured_unix_ns=_time(fields, "captured_unix_ns"),
         spacing_mm=None if spacing is None else (spacing[0], spacing[1]),
         pose=None if pose is None else np.array(pose, np.float64).reshape(4, 4),
+        boxes=_boxes(arrays, payload),
     )
 
 
-def _pixels(fields: Fields, payload: memoryview) -> NDArray[np.uint8]:
-    """The array named `pixels`; others are left alone."""
-    found = None
+def _arrays(fields: Fields) -> dict[str, Fields]:
+    """Those named `pixels` and `boxes`; others are left alone."""
+    found: dict[str, Fields] = {}
     for item in fields.items("arrays"):
         array = Fields(item, "array")
-        if array.text("name") == "pixels":
-            if found is not None:
-                raise WireError("two arrays are named pixels, expected one")
-            found = array
+        name = array.text("name")
+        if name in ("pixels", "boxes"):
+            if name in found:
+                raise WireError(f"two arrays are named {name}, expected one")
+            found[name] = array
+    return found
+
+
+def _pixels(arrays: dict[str, Fields], payload: memoryview) -> NDArray[np.uint8]:
+    found = arrays.get("pixels")
     if found is None:
         raise WireError("no array is named pixels, expected one")
-    if not found.absent("strides"):
-        raise WireError("the pixels have strides, expected rows one after another, none left out")
-    if found.text("encoding") != "raw":
-        raise found.misfit("encoding", found.text("encoding"), "raw")
-    sides = found.items("shape")
-    shape = found.integers("shape", len(sides), 1, _MAX_SIDE)
+    shape = found.integers("shape", len(found.items("shape")), 1, _MAX_SIDE)
     _check_pixels(found.text("dtype"), shape)
-    size = found.integer("bytes", math.prod(shape), math.prod(shape))
-    start = found.integer("offset", 0, max(0, len(payload) - size))
+    return np.frombuffer(_raw(found, math.prod(shape), payload), np.uint8).reshape(shape)
+
+
+def _boxes(arrays: dict[str, Fields], payload: memoryview) -> FoundBoxes | None:
+    """A copy, whose values are whoever uses them's to check."""
+    found = arrays.get("boxes")
+    if found is None:
+        return None
+    if found.text("dtype") != "float32":
+        raise WireError(f"boxes: dtype: got {found.text('dtype')!r}, expected float32")
+    shape = found.integers("shape", len(found.items("shape")), 0, _MAX_SIDE)
+    _check_boxes(shape)
+    given = _raw(found, 4 * math.prod(shape), payload)
+    return np.frombuffer(given, "<f4").astype(np.float32).reshape(shape)
+
+
+def _raw(array: Fields, size: int, payload: memoryview) -> memoryview:
+    """The bytes of an array that has ``size`` of them."""
+    if not array.absent("strides"):
+        raise WireError("an array has strides, expected rows one after another, none left out")
+    if array.text("encoding") != "raw":
+        raise array.misfit("encoding", array.text("encoding"), "raw")
+    array.integer("bytes", size, size)
+    start = array.integer("offset", 0, max(0, len(payload) - size))
     if size > len(payload) - start:
-        raise found.misfit("bytes", size, f"at most the {len(payload)} that came")
-    return np.frombuffer(payload, np.uint8, size, start).reshape(shape)
+        raise array.misfit("bytes", size, f"at most the {len(payload)} that came")
+    return payload[start : start + size]
+
+
+def _check_boxes(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2 or shape[1] != 6 or shape[0] > MAX_BOXES:
+        raise WireError(f"boxes: shape: got {shape[:4]}, expected (n, 6), n at most {MAX_BOXES}")
 
 
 def _check_pixels(dtype: str, shape: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from pipeline.control.desk import Desk
 from pipeline.control.names import Names
 from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
+from stages.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
 from stages.control_client import Controller
+from stages.found_boxes import FoundBoxes
 from stages.key_frames import Switch
 from stages.packets import HostPacket
 from stages.prompting import Prompt, Ticket
@@ -62,12 +65,24 @@ class SwitchedOff:
         self.switch = Switch()
 
 
+class Finder:
+    """A detector that is told what there is, without a device."""
+
+    def __init__(self) -> None:
+        self.inbox = BoxInbox(classes=2)
+        self.used: list[FoundBoxes] = []
+
+    def tell(self, asked: BoxesAsked) -> Future[BoxesEnd]:
+        return self.inbox.ask(asked)
+
+
 class Rig:
     """The channel, its parts, and a stream of frames made by `step` or, in a thread, by `flow`."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.folder = folder
         self.follower, self.detector = Follower(), SwitchedOff()
+        self.finder = Finder()
         self.seen, self.names = Seen(), Names()
         self.snapshots = Snapshots(folder, ("vessel", "needle"))
         self.events: list[Event] = []
@@ -76,6 +91,7 @@ class Rig:
         desk = Desk(
             segmenter=self.follower,
             detector=self.detector,
+            boxes=self.finder,
             seen=self.seen,
             names=self.names,
             snapshots=self.snapshots,
@@ -101,6 +117,8 @@ class Rig:
             self.follower.queue.enter(self.epoch, whole(SIZE_HW))
         self.follower.frame(self.frame_id)
         self.detector.switch.is_on(self.frame_id)
+        window = whole(SIZE_HW)
+        self.finder.used += self.finder.inbox.take(self.epoch, self.frame_id, window, on=True)
         rng = np.random.default_rng(self.frame_id)
         packet = random_packet(rng, 2, SIZE_HW, frame_id=self.frame_id)[0]
         packet = replace(

@@ -22,6 +22,7 @@ VALID: Final[tuple[dict[str, Any], ...]] = (
     {"id": "k", "verb": "resume"},
     {"id": "l", "verb": "status"},
     {"id": "m", "verb": "ping"},
+    {"id": "n", "verb": "boxes", "boxes": [{"box": [1, 2, 3, 4], "score": 0.5, "class_id": 1}]},
 )
 _ODD: Final = (
     *(None, True, -1, 0, 2**63, 10**400, 1e308, 0.5, "", "\x00", "\ud800", "x" * 5000, [], {}),

@@ -97,6 +97,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"verb": "add", "box": (1, 2, 3, 4), "class_id": 9}, "no_class"),
     ({"verb": "add", "box": (1, 2, 3, 4), "epoch": 7}, "past_epoch"),
     ({"verb": "add", "box": (1, 2, 3, 4), "mask": DISC}, "bad_request"),
+    ({"verb": "boxes", "boxes": [(5, 5, 5, 9, 0.5, 0)]}, "bad_box"),
+    ({"verb": "boxes", "boxes": [(500, 5, 600, 9, 0.5, 0)]}, "outside"),
+    ({"verb": "boxes", "boxes": [(5, 5, 9, 9, 0.5, 2)]}, "no_class"),
+    ({"verb": "boxes", "boxes": [(5, 5, 9, 9, 1.5, 0)]}, "bad_command"),
+    ({"verb": "boxes", "boxes": [(5, 5, 9, 9, 0.5, -1)]}, "bad_command"),
+    ({"verb": "boxes", "boxes": [(5, 5, 9, 9, 0.5, 0)] * 301}, "bad_command"),
+    ({"verb": "boxes", "boxes": [], "epoch": 7}, "past_epoch"),
+    ({"verb": "boxes", "boxes": [], "frame_id": 0}, "past_frame"),
+    ({"verb": "boxes"}, "bad_command"),
     ({"verb": "rename", "object_id": 77, "name": "x"}, "unknown_object"),
     ({"verb": "rename", "object_id": 0, "name": "x", "epoch": 7}, "unknown_object"),
     ({"verb": "rename", "object_id": 0, "name": "x\n"}, "bad_command"),
@@ -169,10 +178,11 @@ def test_status_tells_the_objects(live: Rig, run: Controller) -> None:
 
 def test_what_a_run_has_not_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with rig(tmp_path) as live, live.controller() as run:
-        without = replace(live.channel._desk, segmenter=None, detector=None)
+        without = replace(live.channel._desk, segmenter=None, detector=None, boxes=None)
         monkeypatch.setattr(live.channel, "_desk", without)
         assert run.send("add", box=(1, 2, 3, 4)).reason == "no_prompts"
         assert run.send("pause").reason == "no_detector"
+        assert run.send("boxes", boxes=[]).reason == "no_boxes"
         assert run.send("status").data["takes_prompts"] is False
 
 

@@ -61,6 +61,22 @@ def test_a_click_and_what_may_follow_it(live: Rig, control: Call) -> None:
     assert second.box == (1, 2, 30, 40)
 
 
+def test_boxes_of_a_detector(live: Rig, control: Call) -> None:
+    told = control("boxes", "--box", "1,2,30,40,0.5,1", "--box", "3,4,5,6,1,0")
+    assert told.code == 0
+    assert told.stdout.startswith("boxes: applied, frame ")
+    assert control("boxes").code == 0
+    for box, expected in (("1,2,3,4", "expected 6 numbers"), ("1,2,3,4,1,0.5", "a whole number")):
+        refused = control("boxes", "--box", box)
+        assert refused.code == 2
+        assert expected in refused.stderr
+    refused = control("boxes", "--box", "30,2,1,40,0.5,1")
+    assert refused.code == 1
+    assert "boxes: refused: bad_box (expected x1 < x2" in refused.stderr
+    used = [boxes.tolist() for boxes in live.finder.used]
+    assert used == [[[1, 2, 30, 40, 0.5, 1], [3, 4, 5, 6, 1, 0]], []]
+
+
 def test_a_mask_is_a_picture(live: Rig, control: Call, tmp_path: Path) -> None:
     mask = np.zeros(SIZE_HW, np.uint8)
     mask[5:20, 7:30] = 255

@@ -215,11 +215,11 @@ def test_detect_runs_on_a_fake_gpu(weights: Path) -> None:
 def test_the_fake_gpu_sees_a_constant_left_on_the_host(weights: Path) -> None:
     stage = detector(weights)
     stage.warm_up((480, 640))
-    wanted = stage._wanted
+    wanted = stage._choice._wanted
 
     def leave_behind() -> None:
         with fake_cuda(stage, frame_before_guard(False, 0)) as (fake_stage, picture):
-            fake_stage._wanted = wanted
+            fake_stage._choice._wanted = wanted
             fake_stage.detect(picture)
 
     with pytest.raises(ResidencyError, match="index_select copies from the host"):
@@ -282,14 +282,6 @@ def test_config_that_is_refused(settings: dict[str, object]) -> None:
 def test_unknown_class_lists_the_known_ones(weights: Path) -> None:
     with pytest.raises(ConfigError, match=r"'liver' is not a class.*vessel, tumor, rib"):
         detector(weights, classes=("vessel", "liver"))
-
-
-def test_model_without_an_end_to_end_head(tmp_path: Path) -> None:
-    path = write_pt(tmp_path / "v8.pt", tiny_model(end2end=False, reg_max=16))
-    with pytest.raises(ConfigError) as error:
-        detector(path)
-    assert "has no end-to-end head (expected a YOLO26/v10-style model" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_end_to_end_head_is_taken_though_the_structure_does_not_select_it(weights: Path) -> None:

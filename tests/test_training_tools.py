@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.sources.phantom_scene import PhantomScene
-from tools import train_sam2, train_yolo
+from stages.detectors.dfine_folder import read_folder
+from stages.sources.phantom_scene import CLASS_NAMES, PhantomScene
+from tools import train_dfine, train_sam2, train_yolo
 from tools.averaging import averaged_copy
 from tools.batches import clip_batch, mirrored, picture_batch
 from tools.losses import RawMasks, decoder_loss, mask_loss, true_ious
@@ -164,6 +165,37 @@ def test_yolo_trains_and_repeats_offline(clips: ClipSet, monkeypatch: pytest.Mon
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     assert losses == pytest.approx(again, rel=1e-4)
+
+
+@pytest.mark.timeout(240)
+def test_dfine_trains_repeats_and_is_written_for_its_stage(clips: ClipSet, tmp_path: Path) -> None:
+    recipe = replace(train_dfine.Recipe(), steps=2, pictures=2)
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = train_dfine.build_dfine()
+        losses.append(
+            train_dfine.train(
+                model, clips, recipe, lambda averaged: train_dfine.save_model(tmp_path, averaged)
+            )
+        )
+    assert np.isfinite(losses).all()
+    assert losses[0][-1] < losses[0][0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert read_folder(tmp_path).class_names == CLASS_NAMES
+    again = train_dfine.build_dfine(tmp_path)
+    assert again.config.num_queries == model.config.num_queries
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
+
+
+def test_dfine_batches_are_as_the_clips(clips: ClipSet) -> None:
+    images, labels = train_dfine.dfine_batch(clips, 6, (160, 208), np.random.default_rng(0))
+    assert tuple(images.shape) == (6, 3, 160, 208)
+    assert 0 <= float(images.amin()) < float(images.amax()) <= 1
+    boxes = torch.cat([label["boxes"] for label in labels])
+    assert len(boxes) == sum(len(label["class_labels"]) for label in labels) > 3
+    assert ((boxes[:, 2:] > 0) & (boxes[:, :2] - boxes[:, 2:] / 2 > -1e-6)).all()
+    assert (boxes[:, :2] + boxes[:, 2:] / 2 < 1 + 1e-6).all()
 
 
 def test_averaged_weights_forget_their_start() -> None:

@@ -72,6 +72,9 @@ def link(package: Distribution, folder: Path) -> None:
             target.symlink_to(source)
 
 
+DFINE_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
@@ -104,6 +107,7 @@ def test_it_holds_the_packages_their_data_and_nothing_else(wheel: Path) -> None:
         *(f"{package}/py.typed" for package in ("pipeline", "stages", "kpi")),
         "stages/detectors/weights/yolo_demo.safetensors",
         "stages/detectors/weights/yolo_demo.yaml",
+        *(f"stages/detectors/weights/dfine_demo/{name}" for name in DFINE_FILES),
         "stages/segmenters/weights/sam2_demo.safetensors",
         "stages/segmenters/weights/sam2_demo.yaml",
         "pipeline/cli.py",

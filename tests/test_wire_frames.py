@@ -193,3 +193,55 @@ def test_the_example_of_the_documentation_is_right() -> None:
     assert got.pixels.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]]
     assert (got.session, got.seq, got.spacing_mm) == (1234, 17, (0.5, 0.5))
     assert encode_frame("cam1", got) == message
+
+
+# Boxes that come with a picture
+
+FOUND = np.array([[1, 2, 3, 4, 0.5, 0], [0, 0, np.nan, 9, 2, 7]], np.float32)
+
+
+def with_boxes(**changes: Any) -> bytes:
+    """A message with `FOUND`; `changes` are to the description of that array."""
+    made = header()
+    place = {"name": "boxes", "dtype": "float32", "shape": [2, 6], "encoding": "raw",
+             "offset": RGB.nbytes, "bytes": FOUND.nbytes}  # fmt: skip
+    made["arrays"].append({key: v for key, v in (place | changes).items() if v is not None})
+    return raw(made, RGB.tobytes() + FOUND.tobytes())
+
+
+@pytest.mark.parametrize("boxes", [FOUND, FOUND[:0], FOUND[::-1]])
+def test_boxes_come_out_as_they_went_in(boxes: Any) -> None:
+    """Their values are checked by whoever uses them; none at all is not the same as no array."""
+    message = encode_frame("cam1", FrameMessage(1, 0, RGB, boxes=boxes))
+    got = decode_frame(memoryview(message))
+    assert np.array_equal(got.pixels, RGB)
+    assert got.boxes is not None
+    assert np.array_equal(got.boxes, boxes, equal_nan=True)
+    assert decode_frame(memoryview(encode_frame("cam1", FRAME))).boxes is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dtype": "float64"}, "boxes: dtype: got 'float64', expected float32"),
+        ({"shape": [2, 5]}, "boxes: shape: got (2, 5), expected (n, 6), n at most 300"),
+        ({"shape": [12]}, "boxes: shape: got (12,), expected (n, 6)"),
+        ({"shape": [301, 6]}, "n at most 300"),
+        ({"shape": [3, 6]}, "bytes"),
+        ({"offset": RGB.nbytes + 1}, "offset"),
+        ({"offset": -1}, "offset"),
+        ({"encoding": "zip"}, "encoding: got 'zip', expected raw"),
+        ({"strides": [24, 4]}, "strides"),
+        ({"name": "pixels"}, "two arrays are named pixels"),
+        ({"bytes": None}, "bytes"),
+    ],
+)
+def test_an_array_of_boxes_that_does_not_fit(changes: dict[str, Any], expected: str) -> None:
+    assert decode_frame(memoryview(with_boxes())).boxes is not None
+    with pytest.raises(WireError, match=re.escape(expected)):
+        decode_frame(memoryview(with_boxes(**changes)))
+
+
+def test_boxes_of_another_shape_are_not_sent() -> None:
+    with pytest.raises(WireError, match="expected \\(n, 6\\)"):
+        encode_frame("cam1", FrameMessage(1, 0, RGB, boxes=np.zeros((2, 4), np.float32)))

@@ -1,8 +1,8 @@
-"""``python -m tools.demo_weights``: render the phantom, train both models, write the weights.
+"""``python -m tools.demo_weights``: render the phantom, train the models, write the weights.
 
-Fixed seeds; the two trainings run side by side, one thread each: the detector's takes an hour
-and a half on two idle cores, SAM2's more than five. ``--quick`` runs the same steps in a
-minute and writes into the cache folder.
+Fixed seeds; two trainings run side by side, one thread each: YOLO's takes an hour and a half on
+two idle cores, SAM2's more than five; then the D-FINE's takes half an hour. ``--quick`` runs the
+same steps in a minute and writes into the cache folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tools.train_dfine import DFINE_FOLDER, WRITTEN
 from tools.weights import ROOT, SAM2_YAML, YOLO_YAML
 
 # Training allocates and frees large arrays all the time: glibc should keep the memory, and
@@ -37,6 +38,7 @@ def commands(cache: Path, quick: bool) -> list[list[list[str]]]:
     steps = [
         [["tools.render_phantom", clips]],
         [["tools.train_sam2", clips, str(sam2)], ["tools.train_yolo", clips, str(yolo)]],
+        [["tools.train_dfine", clips, str(cache / DFINE_FOLDER.name)]],
     ]
     return [[[*command, "--quick"] if quick else command for command in step] for step in steps]
 
@@ -69,6 +71,10 @@ def main() -> None:
         for config in (SAM2_YAML, YOLO_YAML):
             target = config.with_suffix(".safetensors")
             target.write_bytes((arguments.cache / target.name).read_bytes())
+            print(f"wrote {target}")
+        for name in WRITTEN:
+            target = DFINE_FOLDER / name
+            target.write_bytes((arguments.cache / DFINE_FOLDER.name / name).read_bytes())
             print(f"wrote {target}")
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pipeline.control.commands import Said
+from stages.found_boxes import FLAWS
 
 DETAILS: Final[dict[str, str]] = {
-    "bad_box": "expected x1 < x2 and y1 < y2, finite",
+    **FLAWS,
     "bad_points": "expected 1 to 64 points, each with a label",
     "bad_mask": "expected a mask of the full picture's size with at least one pixel",
     "bad_request": "expected exactly one of box, points, mask, text",
-    "outside": "it lies outside the picture that is taken in",
     "past_epoch": "the stream began anew since",
     "past_frame": "that frame has passed",
     "far_frame": "that frame is too far ahead",
@@ -23,8 +23,9 @@ DETAILS: Final[dict[str, str]] = {
     "no_slot": "all object slots are in use",
     "no_text": "this segmenter takes no words",
     "no_prompts": "this segmenter takes no prompts",
-    "no_class": "there is no such class",
     "no_detector": "there is no detector that could be paused",
+    "no_boxes": "this detector takes no boxes",
+    "paused": "the detector is paused",
     "busy": "another snapshot is being written, or there are too many",
     "failed": "it could not be done, see the log of the run",
     "stopped": "the run ended",

@@ -12,7 +12,13 @@ from pipeline.control.desk import Desk
 from pipeline.control.names import Names
 from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
-from stages.base import Detector, PromptedSegmenter, Segmenter, SwitchedDetector
+from stages.base import (
+    Detector,
+    PromptedSegmenter,
+    Segmenter,
+    SwitchedDetector,
+    ToldDetector,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +50,7 @@ def build_control(
     desk = Desk(
         segmenter=segmenter if isinstance(segmenter, PromptedSegmenter) else None,
         detector=detector if isinstance(detector, SwitchedDetector) else None,
+        boxes=detector if isinstance(detector, ToldDetector) else None,
         seen=seen,
         names=names,
         snapshots=snapshots,

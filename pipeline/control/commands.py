@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from stages.found_boxes import MAX_BOXES
+
 MAX_COMMAND_BYTES: Final = 1 << 16
 _SHOWN: Final = 160
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
@@ -128,6 +130,26 @@ class Resume(_Command):
     verb: Literal["resume"]
 
 
+class FoundBox(BaseModel):
+    """A box that a detector of the controller's own found."""
+
+    model_config = Said.model_config
+
+    box: tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+    """x1, y1, x2, y2."""
+    score: Annotated[float, Field(ge=0, le=1)] = 1.0
+    class_id: Annotated[int, Field(ge=0, le=2**15)] = 0
+
+
+class Boxes(_Command):
+    """Tell the detector of kind `boxes` what there is in a frame; none: nothing is there."""
+
+    verb: Literal["boxes"]
+    boxes: tuple[FoundBox, ...] = Field(max_length=MAX_BOXES)
+    frame_id: Count | None = None
+    """As of a prompt."""
+
+
 class Snapshot(_Command):
     """Write the next frame with its masks, and what is known of it, into the run's folder."""
 
@@ -148,7 +170,7 @@ class Ping(_Command):
 
 Shaped = Add | Correct | Reinit
 Prompting = Shaped | Remove | Reset
-Command = Prompting | Rename | Pause | Resume | Snapshot | Status | Ping
+Command = Prompting | Rename | Pause | Resume | Boxes | Snapshot | Status | Ping
 COMMAND: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="verb")])
 
 Malformed = Literal["bad_parts", "not_json", "bad_command"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.control.answers import Effect
 from pipeline.control.commands import (
     Add,
+    Boxes,
     Command,
     Correct,
     Mask,
@@ -28,7 +29,8 @@ from pipeline.control.commands import (
 from pipeline.control.names import Names
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
-from stages.base import PromptedSegmenter, SwitchedDetector
+from stages.base import PromptedSegmenter, SwitchedDetector, ToldDetector
+from stages.box_inbox import BoxesAsked, BoxesEnd
 from stages.prompting import Outcome, Prompt
 
 T = TypeVar("T")
@@ -44,6 +46,8 @@ class Desk:
     """None: this one takes no prompts."""
     detector: SwitchedDetector | None
     """None: there is nothing to pause."""
+    boxes: ToldDetector | None
+    """None: this one looks for itself."""
     seen: Seen
     names: Names
     snapshots: Snapshots
@@ -57,6 +61,8 @@ class Desk:
                 return self._rename(command)
             case Pause() | Resume():
                 return self._switch(on=isinstance(command, Resume))
+            case Boxes():
+                return self._tell_boxes(command)
             case Snapshot():
                 return self._snapshot()
             case Status():
@@ -126,6 +132,23 @@ class Desk:
             return _done(Effect("no_detector"))
         epoch = self._epoch(None)
         return _then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
+
+    def _tell_boxes(self, command: Boxes) -> Future[Effect]:
+        if self.boxes is None:
+            return _done(Effect("no_boxes"))
+        epoch = self._epoch(command.epoch)
+        rows = [(*found.box, found.score, found.class_id) for found in command.boxes]
+        asked = BoxesAsked(
+            np.array(rows, np.float32).reshape(-1, 6),
+            epoch,
+            command.frame_id,
+            until_ns=time.monotonic_ns() + _WAITS_NS if command.frame_id is None else None,
+        )
+
+        def effect(end: BoxesEnd) -> Effect:
+            return Effect(end.reason, epoch, end.frame_id)
+
+        return _then(self.boxes.tell(asked), effect)
 
     def _snapshot(self) -> Future[Effect]:
         taking = self.snapshots.ask()

@@ -29,6 +29,8 @@ class Stamps:
     """Sorted, one a frame."""
     keys: list[int]
     """Those of keyframes, sorted."""
+    seconds: float
+    """From the first frame to the end of the last one."""
 
 
 class Decoder:
@@ -44,24 +46,30 @@ class Decoder:
         """As the file tells it."""
         self.told = int(self._stream.frames)
         """How many frames the file says it has; 0: it does not say."""
+        alone = len(self._container.streams) == 1
+        self.told_s = (self._container.duration or 0) / 1e6 if alone else 0.0
+        """How long the file says that its pictures last; 0: it does not say."""
 
     def stamps(self) -> Stamps | None:
         """What the packets tell, as far as they can be read; None where they do not tell times.
 
         Nothing is decoded.
         """
-        shown, keys = list[int](), list[int]()
+        shown, keys, end = list[int](), list[int](), 0
         for packet in self._packets():
             if not packet.size or packet.is_discard or packet.is_corrupt:
                 continue
             if packet.pts is None:
                 return None
             shown.append(packet.pts)
+            end = max(end, packet.pts + (packet.duration or 0))
             if packet.is_keyframe:
                 keys.append(packet.pts)
         if not keys or len(set(shown)) < len(shown):
             return None
-        return Stamps(sorted(shown), sorted(keys))
+        shown.sort()
+        seconds = float((end - shown[0]) * (self._stream.time_base or 0))
+        return Stamps(shown, sorted(keys), seconds)
 
     def pictures(self, key: int | None) -> Iterator[VideoFrame]:
         """What decodes from the keyframe stamped `key` on, or one before it; from the begin of the

@@ -58,7 +58,7 @@ class Clip(ClipPictures):
         super().__init__(frames, core.device)
         self._core = core
         self._tracker = ClipTracker(core, self._uploaded, keep)
-        self._corrections_last = add_all_frames_to_correct_as_cond
+        self._correct_as_cond = add_all_frames_to_correct_as_cond
         self._objects: dict[int, ClipObject] = {}
         self._cancelled = threading.Event()
         self._turn = 0
@@ -100,7 +100,7 @@ class Clip(ClipPictures):
         if not clear_old_points and frame in target.points:
             given = target.points[frame].and_then(given)
         self._turn += 1
-        self._tracker.add_points(target, frame, given, self._corrections_last)
+        self._tracker.add_points(target, frame, given, self._correct_as_cond)
         return self._answer(frame, target)
 
     def add_new_mask(self, frame_idx: int, obj_id: int, mask: Values) -> Given:
@@ -111,7 +111,7 @@ class Clip(ClipPictures):
         frame, target = self._aimed(frame_idx, obj_id)
         inside = mask_array(mask, self.size_hw)
         self._turn += 1
-        self._tracker.add_mask(target, frame, inside, self._corrections_last)
+        self._tracker.add_mask(target, frame, inside, self._correct_as_cond)
         return self._answer(frame, target)
 
     def result(self, frame_idx: int) -> ClipFrame:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 _BACK_BYTES: Final = 64 << 20
 """Memory for decoded frames on the way back, counted as RGB."""
+_SLACK_S: Final = 0.5
+"""Files that are whole may tell of so much more than their frames last."""
 _TRIED: Final = 8
 """Frames decoded when a file is opened, to see whether stamps number them."""
 
@@ -141,11 +143,15 @@ class VideoFrames:
         return sum(1 for _ in self._decoder.pictures(None))
 
     def _missing(self) -> str | None:
+        told, there = f"{self._decoder.told} frames", str(self.count)
         if self.count >= self._decoder.told:
-            return None
+            seconds = self._decoder.told_s if self._stamps is None else self._stamps.seconds
+            if self._decoder.told_s - seconds <= _SLACK_S:
+                return None
+            told, there = f"{self._decoder.told_s:.1f} s", f"{seconds:.1f} s"
         return (
-            f"{self._name}: the file tells of {self._decoder.told} frames, but only {self.count} "
-            "can be read; it may be cut off or damaged"
+            f"{self._name}: the file tells of {told}, but only {there} can be read; it may be cut "
+            "off or damaged"
         )
 
     def _first(self) -> VideoFrame:

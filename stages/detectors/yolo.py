@@ -1,6 +1,7 @@
-"""An end-to-end YOLO as a stage: one module call on the device, no predictor, no NMS.
+"""A YOLO as a stage: one module call on the device, no predictor, nothing read back.
 
-An end-to-end head names most objects once, not all: `max_overlap` drops what it names again.
+An end-to-end head (YOLO26, YOLOv10) names most objects once, not all: `max_overlap` drops what it
+names again. Any other head (YOLOv8, YOLO11) names each many times: see `stages/detectors/nms.py`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from stages.base import Section
-from stages.boxes import repeated
-from stages.detectors.none import NoDetector, NoDetectorConfig
+from stages.detectors.looking import Choice, Looking, wanted_classes
+from stages.detectors.nms import OneToManyRows
 from stages.detectors.yolo_checkpoint import STRIDE, YoloWeights, read_yolo_weights
 from stages.detectors.yolo_network import build_network
 from stages.errors import ConfigError
-from stages.key_frames import KeyFrames, Switch
 from stages.letterbox import Letterbox
 from stages.records import Detections, Frame
 from stages.weights_digest import digest
 
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "yolo_demo.safetensors"
 DEMO_INPUT_HW = (192, 256)
+ULTRALYTICS_IOU = 0.7
+"""Default of its `iou`."""
 
 
 def _square(value: object) -> object:
@@ -42,7 +44,7 @@ InputSize = Annotated[tuple[int, int], BeforeValidator(_square), AfterValidator(
 
 
 class YoloConfig(Section):
-    """An end-to-end YOLO (YOLO26, YOLOv10, or the demo model)."""
+    """An object detector of ultralytics' kind (YOLOv8 to YOLO26), or the demo model."""
 
     kind: Literal["yolo"] = "yolo"
     weights: str = Field("demo", min_length=1)
@@ -53,9 +55,9 @@ class YoloConfig(Section):
     """[height, width] or one number for a square, multiples of 32; default: the weights' own."""
     max_detections: int = Field(16, ge=1, le=300)
     min_score: float = Field(0.25, ge=0, le=1)
-    max_overlap: float = Field(1.0, gt=0, le=1)
-    """Box IoU above which the weaker of two detections of a class is not `valid`; 1: the head is
-    taken at its word."""
+    max_overlap: float | None = Field(None, gt=0, le=1)
+    """Box IoU above which the weaker of two detections of a class goes (`iou` in ultralytics).
+    Default: 0.7 where the head needs NMS, and 1 where it is end-to-end and taken at its word."""
     classes: tuple[str, ...] | None = Field(None, min_length=1)
     """Names of the classes to keep; default: all."""
     every: int = Field(1, ge=1, le=1000)
@@ -73,14 +75,20 @@ class YoloDetector:
         self.class_names = weights.class_names
         self.input_hw = _input_hw(config, weights, DEMO_INPUT_HW if demo else None)
         self._device = device
-        self._min_score, self._max_overlap = config.min_score, config.max_overlap
-        self._wanted = _wanted(config.classes, weights).to(device)
+        wanted = wanted_classes(config.classes, self.class_names, weights.path.name).to(device)
         self._network = build_network(weights, config.max_detections).to(device)
         self._letterbox: Letterbox | None = None
-        self._key_frames = KeyFrames(config.every)
-        self.switch = Switch()
-        self._nothing = NoDetector(NoDetectorConfig(max_detections=config.max_detections), device)
-        self._try_network(weights.path, config.max_detections)
+        self._looking = Looking(config.every, config.max_detections, device)
+        self.switch = self._looking.switch
+        end_to_end = self._try_network(weights, config.max_detections)
+        overlap = config.max_overlap
+        if not end_to_end:
+            overlap = ULTRALYTICS_IOU if overlap is None else overlap
+            self._network = OneToManyRows(
+                self._network, config.max_detections, config.min_score, overlap
+            )
+            overlap = None  # what repeats is gone
+        self._choice = Choice(wanted, config.min_score, 1.0 if overlap is None else overlap)
 
     def detect(self, frame: Frame) -> Detections:
         """K rows, best score first; between key frames, and while off, not `computed`.
@@ -88,27 +96,15 @@ class YoloDetector:
         Scores below `min_score`, classes not wanted, boxes without area inside the frame and
         repetitions (`max_overlap`) are not `valid`.
         """
-        if not self.switch.is_on(frame.frame_id):
-            self._key_frames.restart()  # looked for again as soon as it is on
-            return self._nothing.detect(frame)
-        if not self._key_frames.has_next((frame.epoch, frame.size_hw)):
-            return self._nothing.detect(frame)
+        if not self._looking.looks_at(frame):
+            return self._looking.nothing(frame)
         letterbox = self._letterbox
         if letterbox is None or letterbox.frame_hw != frame.size_hw:
             letterbox = self._fitted(frame.size_hw)
         with torch.inference_mode():
             rows: Tensor = self._network(letterbox.fit(frame.rgb))[0][0]
             boxes = letterbox.to_frame(rows[:, :4])
-            scores, class_ids = rows[:, 4], rows[:, 5].int()
-            # The network predicts distances to the sides, which may be negative: keep x1 <= x2.
-            low, high = boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])
-            area = (high - low).prod(dim=1)
-            wanted = self._wanted.index_select(0, class_ids)
-            valid = (scores >= self._min_score) & (area > 0) & wanted
-            boxes = torch.cat((low, high), dim=1)
-            if self._max_overlap < 1:
-                valid &= ~repeated(boxes, class_ids, valid, self._max_overlap)
-        return Detections(frame, boxes, scores, class_ids, valid, computed=True)
+            return self._choice.detections(frame, boxes, rows[:, 4], rows[:, 5].int())
 
     def weights_sha256(self) -> str:
         """See `stages.base.Weighted`; of the fused network."""
@@ -121,28 +117,33 @@ class YoloDetector:
         """
         rgb = torch.zeros(3, *size_hw, dtype=torch.uint8, device=self._device)
         self.detect(Frame(rgb, "warm-up", -1, 0, 0, 0))
-        self._key_frames.restart()
+        self._looking.restart()
 
     def _fitted(self, size_hw: tuple[int, int]) -> Letterbox:
         self._letterbox = Letterbox(size_hw, self.input_hw, self._device)
         return self._letterbox
 
-    def _try_network(self, path: Path, rows: int) -> None:
-        """Also makes the anchors, outside inference mode so that they stay plain tensors."""
+    def _try_network(self, weights: YoloWeights, rows: int) -> bool:
+        """Whether its head is end-to-end; raises `ConfigError` for a head that is neither.
+
+        Also makes the anchors, outside inference mode so that they stay plain tensors.
+        """
         blank = torch.zeros(1, 3, *self.input_hw, device=self._device)
         with torch.no_grad():
-            output = self._network(blank)[0]
-        shape = tuple(output.shape)
-        if len(shape) != 3 or shape[-1] != 6 or shape[1] > rows:
+            shape = tuple(self._network(blank)[0].shape)
+        end_to_end = len(shape) == 3 and shape[-1] == 6 and shape[1] <= rows
+        if not end_to_end and (len(shape) != 3 or shape[1] != 4 + len(self.class_names)):
             raise ConfigError(
-                f"{path}: has no end-to-end head (expected a YOLO26/v10-style model with output "
-                f"(1, {rows}, 6), got {shape})"
+                f"{weights.path}: its head gives {shape}, expected (1, {rows}, 6) of an end-to-end "
+                f"one or (1, {4 + len(self.class_names)}, candidates)"
             )
-        if shape[1] < rows:
+        candidates = shape[1] if end_to_end else shape[2]
+        if candidates < rows:
             raise ConfigError(
-                f"max_detections is {rows}, but an input of {self.input_hw} gives only {shape[1]} "
-                "candidates; expected fewer detections or a larger input_size"
+                f"max_detections is {rows}, but an input of {self.input_hw} gives only "
+                f"{candidates} candidates; expected fewer detections or a larger input_size"
             )
+        return end_to_end
 
 
 def _input_hw(
@@ -152,15 +153,3 @@ def _input_hw(
     if size is None:
         raise ConfigError(f"{weights.path}: names no input_size, expected one in the configuration")
     return size
-
-
-def _wanted(classes: tuple[str, ...] | None, weights: YoloWeights) -> Tensor:
-    """bool (number of classes,)."""
-    names = weights.class_names
-    unknown = [name for name in classes or () if name not in names]
-    if unknown:
-        raise ConfigError(
-            f"classes: {unknown[0]!r} is not a class of {weights.path.name}, expected some of "
-            f"{', '.join(names)}"
-        )
-    return torch.tensor([classes is None or name in classes for name in names])

@@ -50,10 +50,19 @@ def build_network(weights: YoloWeights, max_detections: int) -> nn.Module:
 
 
 def import_ultralytics() -> Any:  # noqa: ANN401 (an untyped module)
-    """ultralytics with `nn.tasks` imported, kept from the network, the screen and the disk."""
+    """ultralytics with `nn.tasks` imported, kept from the network, the screen and the disk.
+
+    Raises `ConfigError` where it is not installed.
+    """
     with _contained():
-        import ultralytics
-        import ultralytics.nn.tasks
+        try:
+            import ultralytics
+            import ultralytics.nn.tasks
+        except ImportError as error:
+            raise ConfigError(
+                f"detector.kind yolo needs ultralytics, which cannot be imported "
+                f"({one_line(error)}): pip install ultralytics, or take detector.kind dfine"
+            ) from error
     # In memory only: the setting's own setter would write the user's file.
     dict.__setitem__(ultralytics.settings, "sync", False)
     return ultralytics

@@ -38,6 +38,8 @@ class Arrival:
     """Where `pixels` begins in the sender's picture."""
     full_hw: tuple[int, int] | None = None
     """Size of the sender's picture; None: that of `pixels`."""
+    boxes: NDArray[np.float32] | None = None
+    """(n, 6), what the sender found in it, see `stages.found_boxes`; None: it did not look."""
     sender_ns: int | None = None
     """Nanoseconds on the sender's own clock, whatever its zero; only whether it runs backwards,
     which means that the sender began anew, is looked at."""

@@ -151,6 +151,7 @@ class LiveSource:
             pose=arrival.pose,
             origin_yx=arrival.origin_yx,
             full_hw=arrival.full_hw,
+            boxes=arrival.boxes,
             ycbcr=arrival.ycbcr,
         )
 

@@ -153,6 +153,7 @@ class FrameInbox:
             captured_unix_ns=frame.captured_unix_ns,
             spacing_mm=frame.spacing_mm,
             pose=frame.pose,
+            boxes=frame.boxes,
             sender_ns=self._follows.clock,
             **placed(window),
         )
