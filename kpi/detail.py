@@ -18,6 +18,7 @@ from kpi.events import (
     HostCopies,
     PacketsSent,
     PeersConnected,
+    RecorderFrames,
     RunFinished,
     SamMaskOutput,
     Spread,
@@ -33,6 +34,7 @@ _PER_FRAME = (FramePublished, FrameDropped, SamMaskOutput)
 _FIGURES = (
     *(*_PER_FRAME, FrameSecond, DeviceSample),
     *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages),
+    RecorderFrames,
 )
 
 

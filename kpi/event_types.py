@@ -20,6 +20,7 @@ from kpi.events import (
     PacketsSent,
     PeersConnected,
     PromptEnded,
+    RecorderFrames,
     RecorderState,
     RunFinished,
     RunStarted,
@@ -33,6 +34,7 @@ EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
+    RecorderFrames,
     *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages, ControlCommands),
     *(ErrorRaised, EventsDropped),
 )

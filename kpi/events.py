@@ -27,7 +27,11 @@ four are connections, see `ConnectionOutcome`."""
 SubscriberOutcome = Literal["heard", "refused", "connected", "let_in", "uninvited", "endless"]
 """`heard`: a subscription, or one taken back; `refused`: a message that is neither. The last four
 are connections, see `ConnectionOutcome`."""
-RecorderStateName = Literal["recording", "paused"]
+RecorderStateName = Literal["recording", "paused", "stopped"]
+RecorderLoss = Literal["ring", "paused", "failed", "stopped"]
+"""Why an offered frame is not in the recording. `ring`: too many waited; `paused`: the disk is
+full, fails, or the quota is used up; `failed`: it could not be made into records; `stopped`: it
+waited when the run ended, and the disk was too slow."""
 SourceState = Literal[
     "connecting", "streaming", "stale", "frozen", "reconnecting", "ended", "failed"
 ]
@@ -212,11 +216,24 @@ class SubscriberState(Event):
 class RecorderState(Event):
     event: ClassVar[str] = "recorder_state"
     recorder: str
-    """Which one: "kpi" for this log itself."""
+    """Which one: "kpi" for this log itself, "masks" for the recorder of the run."""
     state: RecorderStateName
     reason: str | None = None
     lost: int = 0
-    """Records not written since the run began."""
+    """Records (of "masks", frames) not written since the run began."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderFrames(Event):
+    """Frames offered to the recorder of a run, and what became of them, since the last such event;
+    at the end of a run they add up."""
+
+    event: ClassVar[str] = "recorder_frames"
+    offered: int
+    written: int
+    dropped: dict[RecorderLoss, int]
+    """By reason; reasons that did not occur are left out."""
+    written_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

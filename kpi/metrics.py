@@ -16,7 +16,7 @@ from prometheus_client import (
 )
 
 from kpi.device_events import DeviceFaultKind
-from kpi.events import ControlOutcome, DropReason, RefusalReason, SubscriberOutcome
+from kpi.events import ControlOutcome, DropReason, RecorderLoss, RefusalReason, SubscriberOutcome
 from kpi.sometimes import SometimesKnown
 
 SECONDS = (
@@ -28,6 +28,7 @@ PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 EXITS = (
     *(("h2d", "upload"), ("h2d", "prompt")),
     *(("d2h", "header"), ("d2h", "egress"), ("d2h", "as_numpy"), ("d2h", "picture")),
+    ("d2h", "recorder"),
 )
 """(direction, where) of the named copies between host and device."""
 TOPICS = ("result", "state", "kpi", "frame", "openigtlink")
@@ -68,6 +69,7 @@ class Metrics:
         self._make_objects(source)
         self._make_transport(source, expected_subscribers)
         self._make_health(source)
+        self._make_recorder()
         Info("maskstream_build", "Versions.", registry=self.registry).info(dict(build))
         self.registry.register(sometimes)
 
@@ -134,6 +136,13 @@ class Metrics:
         self.errors = self._counter("errors", "Errors told as events.")
         self.dropped_events = self._counter("kpi_events_dropped", "Events never queued.")
         self.ignored = self._counter("kpi_events_ignored", "Event values without a series.")
+
+    def _make_recorder(self) -> None:
+        frames = self._counter("recorder_frames", "Offered frames by how they ended.", "outcome")
+        self.recorded = {end: frames.labels(end) for end in ("written", "dropped")}
+        lost = self._counter("recorder_frames_dropped", "Frames not recorded.", "reason")
+        self.not_recorded = {why: lost.labels(why) for why in get_args(RecorderLoss)}
+        self.recorded_bytes = self._counter("recorder_bytes", "Written to the recording.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"maskstream_{name}", text, labels, registry=self.registry)

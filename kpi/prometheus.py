@@ -24,6 +24,7 @@ from kpi.events import (
     PacketsSent,
     PeersConnected,
     PromptEnded,
+    RecorderFrames,
     RecorderState,
     SourceStateChanged,
     SubscriberMessages,
@@ -94,6 +95,8 @@ class PrometheusSink:
                 self._source_state(event)
             case DeviceSample() | DeviceFault() | RecorderState() | ErrorRaised():
                 self._health(event)
+            case RecorderFrames():
+                self._recorded(event)
             case EventsDropped():
                 self._metrics.dropped_events.inc(event.dropped - self._dropped)
                 self._dropped = event.dropped
@@ -174,6 +177,14 @@ class PrometheusSink:
                 self._sometimes.recorder(event)
             case RecorderState():
                 self._metrics.ignored.inc()
+
+    def _recorded(self, event: RecorderFrames) -> None:
+        metrics = self._metrics
+        metrics.recorded["written"].inc(event.written)
+        metrics.recorded["dropped"].inc(sum(event.dropped.values()))
+        for reason, count in event.dropped.items():
+            metrics.not_recorded[reason].inc(count)
+        metrics.recorded_bytes.inc(event.written_bytes)
 
     def _source_state(self, event: SourceStateChanged) -> None:
         self._metrics.up.set(event.state == "streaming")

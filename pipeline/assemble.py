@@ -27,19 +27,17 @@ from pipeline.build import (
 from pipeline.chain import LEGACY_STAGES, RESIDENT_STAGES, Chain
 from pipeline.config import RunConfig
 from pipeline.control.build import Control, build_control
-from pipeline.control.snapshots import Snapshots
 from pipeline.exposure import exposed
-from pipeline.film import Film
 from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
 from pipeline.health import Health
 from pipeline.http_config import HttpConfig
 from pipeline.orchestrator import warm_up
-from pipeline.preview import Preview
 from pipeline.quality import QualityCheck
 from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
+from pipeline.taps import Tap, recorder_of, taps_of
 from pipeline.versions import versions
 from stages.base import (
     Detector,
@@ -54,11 +52,10 @@ from stages.base import (
 from stages.class_names import LiveNames
 from stages.copies import CopyCount
 from stages.picture_tap import PictureTap
+from stages.recorder.recorder import Recorder
 from stages.sinks.cuda_ipc import CudaIpc
 from stages.sinks.openigtlink_server import OpenIGTLinkServer
 from stages.sinks.zmq_publisher import ZmqPublisher
-
-Tap = Preview | Film | PictureTap | Snapshots
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,10 +67,13 @@ class Assembly:
     folder: RunFolder
     source: Source
     chain: Chain
+    detector: Detector
     segmenter: Segmenter
+    class_names: Sequence[str]
     publisher: ZmqPublisher | None
     openigtlink: OpenIGTLinkServer | None
     cuda_ipc: CudaIpc | None
+    recorder: Recorder | None
     control: Control | None
     quality: QualityCheck | None
     taps: tuple[Tap, ...]
@@ -88,7 +88,7 @@ class Assembly:
         """The consumers of packets: the segmenter, whom a header tells who waits, then those
         outside."""
         seen = None if self.control is None else self.control.seen
-        told = (seen, self.publisher, self.openigtlink, self.cuda_ipc)
+        told = (seen, self.publisher, self.recorder, self.openigtlink, self.cuda_ipc)
         outside = (*told, self.quality, *self.taps)
         return (HeaderReader(self.segmenter), *(sink for sink in outside if sink is not None))
 
@@ -96,7 +96,8 @@ class Assembly:
     def exits(self) -> tuple[CopyCount, ...]:
         """Those behind the upload."""
         pictures = () if self.pictures is None else (self.pictures.copies,)
-        return (*self.chain.copies, *pictures)
+        recorded = () if self.recorder is None else (self.recorder.looks.copies,)
+        return (*self.chain.copies, *pictures, *recorded)
 
     @property
     def announcing(self) -> tuple[Announcing, ...]:
@@ -150,6 +151,7 @@ def assemble(
     )
     names = LiveNames(lambda: (*detector.class_names, *segmenter.prompt_names))
     publisher = _closed_by(stack, build_publisher(config, source.source_id, names))
+    recorder = recorder_of(config, publisher, segmenter)
     pictures = build_picture_tap(config, publisher, segmenter.identity)
     openigtlink = _closed_by(stack, build_openigtlink_out(config, source.source_id, names))
     ring = None if cuda_ipc is None else cuda_ipc.ring
@@ -173,13 +175,16 @@ def assemble(
         folder=folder,
         source=source,
         chain=chain,
+        detector=detector,
         segmenter=segmenter,
+        class_names=names,
         publisher=publisher,
         openigtlink=openigtlink,
         cuda_ipc=cuda_ipc,
+        recorder=recorder,
         control=control,
         quality=_quality(source, detector),
-        taps=_taps(config, folder, names, pictures, control),
+        taps=taps_of(config, folder, names, pictures, control),
         pictures=pictures,
         tally=tally,
         metrics=metrics,
@@ -218,23 +223,6 @@ def _quality(source: Source, detector: Detector) -> QualityCheck | None:
     """Phrases are not the truth's classes: their objects are judged whatever they are called."""
     classes = () if isinstance(detector, PhraseDetector) else detector.class_names
     return QualityCheck(source, classes) if isinstance(source, TruthSource) else None
-
-
-def _taps(
-    config: RunConfig,
-    folder: RunFolder,
-    names: Sequence[str],
-    pictures: PictureTap | None,
-    control: Control | None,
-) -> tuple[Tap, ...]:
-    taps: list[Tap] = [] if pictures is None else [pictures]
-    if control is not None:
-        taps.append(control.snapshots)
-    if config.preview is not None:
-        taps.append(Preview(folder.preview, config.preview.every, names))
-        if config.preview.film_frames:
-            taps.append(Film(folder.film, config.preview.film_frames, names))
-    return tuple(taps)
 
 
 def _health(config: RunConfig, tally: Tally) -> Health:

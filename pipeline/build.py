@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stages.packets import Identity
     from stages.picture_tap import PictureTap
     from stages.proposals import Proposer
+    from stages.recorder.recorder import Recorder
     from stages.segmenters.tracker_core import TrackerCore
     from stages.sinks.cuda_ipc import CudaIpc
     from stages.sinks.openigtlink_server import OpenIGTLinkServer
@@ -38,6 +39,7 @@ __all__ = [
     "build_picture_tap",
     "build_proposer",
     "build_publisher",
+    "build_recorder",
     "build_tracker_core",
     "tracker_bytes",
     "video_decoder_missing",
@@ -56,6 +58,7 @@ SOURCES: Registry[Source] = Registry(
         "openigtlink": Member(
             "stages.sources.openigtlink", "OpenIGTLinkConfig", "OpenIGTLinkSource"
         ),
+        "recorded": Member("stages.sources.recorded", "RecordedConfig", "RecordedSource"),
     }
 )
 DETECTORS: Registry[Detector] = Registry(
@@ -65,6 +68,9 @@ DETECTORS: Registry[Detector] = Registry(
         "dfine": Member("stages.detectors.dfine", "DfineConfig", "DfineDetector"),
         "boxes": Member("stages.detectors.boxes", "BoxesConfig", "BoxesDetector"),
         "none": Member("stages.detectors.none", "NoDetectorConfig", "NoDetector"),
+        "recorded": Member(
+            "stages.detectors.recorded", "RecordedDetectorConfig", "RecordedDetector"
+        ),
     }
 )
 FOLDER_KINDS = {
@@ -123,7 +129,8 @@ def build_chain(
     from stages.to_host import ToHost
 
     threshold, identity = config.mask_threshold, segmenter.identity
-    logits = config.results is not None and config.results.masks == "logits"
+    kept = config.recorder is not None and config.recorder.wants_logits
+    logits = kept or (config.results is not None and config.results.masks == "logits")
     if config.as_numpy:
         return LegacyChain(detector, segmenter, AsNumpy(threshold), PackNumpy(identity))
     pack = Pack(threshold, identity, logits)
@@ -158,6 +165,18 @@ def build_picture_tap(
         lambda: publisher.wants("frame"),
         lambda info, jpeg: publisher.offer("frame", encode_picture(info, jpeg)),
     )
+
+
+def build_recorder(config: RunConfig) -> Recorder | None:
+    """The recorder, not yet open; None where the configuration has none."""
+    from stages.recorder.recorder import Recorder
+
+    recorder = config.recorder
+    if recorder is None:
+        return None
+    sent = config.results.masks if config.results and "packets" in recorder.record else "none"
+    masks = "masks" in recorder.record or sent in ("bits", "rle")
+    return Recorder(recorder, masks=masks, logits=recorder.wants_logits or sent == "logits")
 
 
 def build_openigtlink_out(

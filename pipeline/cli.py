@@ -17,6 +17,7 @@ from pipeline.kpi_commands import app as kpi_app
 from pipeline.model_commands import app as models_app
 from pipeline.offline_commands import image, video
 from pipeline.record_commands import app as record_app
+from pipeline.replay_commands import replay, rerun
 from pipeline.source_commands import app as sources_app
 from stages.errors import MaskstreamError
 
@@ -35,6 +36,8 @@ app.add_typer(sources_app, name="sources")
 app.add_typer(keys_app, name="keys")
 app.add_typer(control_app, name="control")
 app.add_typer(models_app, name="models")
+app.command()(replay)
+app.command()(rerun)
 app.command()(image)
 app.command()(video)
 app.add_typer(record_app, name="record")

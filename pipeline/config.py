@@ -29,6 +29,7 @@ from stages.base import Section
 from stages.curve import CurveConfig
 from stages.errors import ConfigError
 from stages.pictures_config import PicturesConfig
+from stages.recorder.config import RecorderConfig
 from stages.registry import Registry
 from stages.sinks.cuda_ipc import CudaIpcConfig
 from stages.sinks.openigtlink_server import OpenIGTLinkServerConfig
@@ -134,6 +135,8 @@ class RunConfig(Section):
     """Results for 3D Slicer; null: not offered."""
     cuda_ipc: CudaIpcConfig | None = None
     """Experimental: masks for GPU programs on this host; null: not offered."""
+    recorder: RecorderConfig | None = None
+    """What is kept on disk; null: nothing."""
     control: ControlConfig | None = ControlConfig()
     http: HttpConfig | None = HttpConfig()
     kpi: KpiConfig = KpiConfig()
@@ -144,6 +147,16 @@ class RunConfig(Section):
         if self.as_numpy and self.results is not None and self.results.masks == "logits":
             raise PydanticCustomError(
                 "as_numpy", "results.masks: got logits, expected another: as_numpy has none"
+            )
+        recorder = self.recorder
+        if recorder is not None and self.as_numpy and "logits" in recorder.record:
+            raise PydanticCustomError(
+                "as_numpy", "recorder.record: got logits, expected masks: as_numpy has no logits"
+            )
+        if recorder is not None and self.results is None and "packets" in recorder.record:
+            raise PydanticCustomError(
+                "packets",
+                "recorder.record: got packets, expected none: results is null",
             )
         if self.pictures is not None and self.results is None:
             raise PydanticCustomError(

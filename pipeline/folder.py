@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -57,6 +58,11 @@ class RunFolder:
 
     def create(self) -> None:
         make_folder(self.path)
+
+    def discard(self) -> None:
+        """Take it away again, where nothing was put into it."""
+        with suppress(OSError):
+            self.path.rmdir()
 
 
 def default_path(name: str) -> Path:

@@ -64,6 +64,7 @@ class FrameFlow:
             parts.tally,
             plan,
             parts.taps,
+            looks=None if parts.recorder is None else parts.recorder.looks,
             warm=parts.source.size_hw is not None,
         )
         parts.status.health.loops = (self._orchestrator.heart, self._egress.heart)
@@ -73,6 +74,8 @@ class FrameFlow:
         error: Exception | None = None
         sampler = DeviceSampler(self._parts.config.kpi.device_interval_s, self._parts.device.index)
         sampler.start()
+        if self._parts.recorder is not None:
+            self._parts.recorder.start()
         self._egress.start()
         if self._parts.control is not None:
             self._parts.control.channel.start(AuditLog(self._parts.folder.control))
@@ -84,7 +87,9 @@ class FrameFlow:
         except Exception as caught:
             error = caught
             self._announce_failure()
-        error = self._wind_down() or error
+        ended = self._wind_down()
+        lost = self._end_recording()
+        error = ended or error or lost
         sampler.close()
         return self._facts(error)
 
@@ -104,6 +109,8 @@ class FrameFlow:
     def _wind_down(self) -> Exception | None:
         """Stop the threads; what was grabbed and will not be published counts as stopped."""
         try:
+            if self._parts.recorder is not None:
+                self._parts.recorder.release()
             self._grab.stop()
             self._egress.stop(_EGRESS_STOP_S)
         except Exception as error:
@@ -111,6 +118,15 @@ class FrameFlow:
         finally:
             if self._parts.control is not None:
                 self._parts.control.channel.close()
+        return None
+
+    def _end_recording(self) -> Exception | None:
+        """Have written what waits."""
+        try:
+            if self._parts.recorder is not None:
+                self._parts.recorder.finish()
+        except Exception as error:
+            return error
         return None
 
     def _facts(self, error: Exception | None) -> RunFacts:
@@ -123,6 +139,7 @@ class FrameFlow:
             audited=self._orchestrator.audited,
             copies=(*self._grab.copies, *parts.exits),
             quality=parts.quality,
+            recorder=None if parts.recorder is None else parts.recorder.report(),
             error=error,
         )
 

@@ -25,7 +25,7 @@ from pipeline.inference_inputs import InferenceInputs, prepare_inference_inputs
 from pipeline.tally import FrameName, Tally
 from stages.errors import GpuError
 from stages.grab import Grab
-from stages.records import Encoded, Frame
+from stages.records import Detections, Encoded, Frame
 
 __all__ = ["AuditPlan", "InferenceInputs", "Orchestrator", "prepare_inference_inputs"]
 
@@ -41,6 +41,13 @@ class PixelTap(Protocol):
 
     def offer(self, frame: Frame) -> None:
         """Look at, or keep, a frame; must not copy it."""
+
+
+class LookTap(Protocol):
+    """Something that is shown what the detector made of every frame, before it is finished."""
+
+    def look(self, detections: Detections) -> None:
+        """Look at, or keep, them; must not wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,7 @@ class Orchestrator:
         plan: AuditPlan,
         taps: Sequence[PixelTap],
         *,
+        looks: LookTap | None = None,
         warm: bool = True,
     ) -> None:
         """``warm`` False: the chain is yet to be warmed up, with the size of the first frame."""
@@ -105,6 +113,7 @@ class Orchestrator:
         self._tally = tally
         self._plan = plan
         self._taps = tuple(taps)
+        self._looks = looks
         self._warm = warm
         self.audited = Audited()
         self.epoch = 0
@@ -126,7 +135,7 @@ class Orchestrator:
 
     def _run(self, grab: Grab, stop: threading.Event) -> None:
         if grab.device.type == "cuda":
-            with _one_compute_stream(grab.device):
+            with one_compute_stream(grab.device):
                 self._finish_all(self._looked(grab, stop, self._chain.wait_slot), stop)
             return
         ahead = Ahead(self._looked(grab, stop, _no_wait))
@@ -193,6 +202,8 @@ class Orchestrator:
         item.times.goes_on()
         for tap in self._taps:
             tap.offer(item.encoded.detections.frame)
+        if self._looks is not None:
+            self._looks.look(item.encoded.detections)
         wanted = Wanted(self._egress.wants_masks, self._egress.wants_logits)
         pending = self._watched(
             item.name, "finish", lambda: self._chain.finish(item.encoded, item.times, wanted)
@@ -252,7 +263,8 @@ def warm_up(
 
 
 @contextmanager
-def _one_compute_stream(device: torch.device) -> Iterator[None]:
+def one_compute_stream(device: torch.device) -> Iterator[None]:
+    """The frame loop's stream, current inside the block."""
     if device.type != "cuda":
         yield
         return

@@ -23,6 +23,7 @@ from pipeline.device import gpu_identity, resolve_device, share_cores
 from pipeline.folder import RunFolder
 from pipeline.frame_flow import FrameFlow, RunOptions
 from pipeline.kpi_topic import KpiTopic
+from pipeline.recording import open_recorder
 from pipeline.settled import settled
 from pipeline.signals import interruptible, stop_on_signals
 from pipeline.summary import (
@@ -54,6 +55,11 @@ def start(config: RunConfig, options: RunOptions, console: Console | None = None
         with interruptible():
             parts = assemble(config, device, folder, stack)
         folder.create()
+        try:
+            open_recorder(parts, options, stack)
+        except MaskstreamError:
+            folder.discard()
+            raise
         with settled(), stop_on_signals() as stop:
             return _run(parts, options, stop, console)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from pipeline.health import Health
 from pipeline.tally import Tally
+from stages.recorder.report import RecorderReport
 
 
 class RunStatus:
@@ -19,6 +21,8 @@ class RunStatus:
         self._source_id = source_id
         self._tally = tally
         self.subscribers: Callable[[], int] = lambda: 0
+        self.recorder: Callable[[], RecorderReport] | None = None
+        """None: nothing is recorded."""
 
     def snapshot(self) -> dict[str, object]:
         """The run now, JSON-ready."""
@@ -36,6 +40,7 @@ class RunStatus:
             "age_ms": tally.age_ms.summary(),
             "objects": tally.objects,
             "subscribers": self.subscribers(),
+            "recorder": None if self.recorder is None else asdict(self.recorder()),
             "not_ready": self.health.not_ready(),
             "not_live": self.health.not_live(),
         }

@@ -20,7 +20,13 @@ from stages.errors import MaskstreamError
 from stages.wire import ObjectResult, ResultMessage, StateMessage
 
 NOBODY = "no publisher answered (expected a run that publishes there, and keys that it allows)"
-_TROUBLES = ("stale", "frozen", "reconnecting")
+_TROUBLES = {
+    "stale": "is stale",
+    "frozen": "is frozen",
+    "reconnecting": "is reconnecting",
+    "replay": "is a replay: nothing of it is live",
+}
+"""States that are worth a line."""
 
 
 class _NoPacketError(MaskstreamError):
@@ -103,7 +109,7 @@ def _results(
             return
         elif isinstance(message, StateMessage):
             if message.state in _TROUBLES and told.get(message.source_id) != message.state:
-                _complain(f"{message.source_id} is {message.state}")
+                _complain(f"{message.source_id} {_TROUBLES[message.state]}")
             told[message.source_id] = message.state
         elif message is None:
             states = sorted({state.state for state in subscriber.states.values()})
@@ -113,7 +119,7 @@ def _results(
 
 def _line(message: ResultMessage) -> str:
     objects = "".join(f"  [{_describe(item)}]" for item in message.objects)
-    stale = "  STALE" if message.stale else ""
+    stale = "  REPLAY" if message.replay else "  STALE" if message.stale else ""
     return (
         f"{message.source_id} frame {message.frame_id}  age {_age_ms(message):.1f} ms{stale}"
         f"{objects or '  no objects'}"
@@ -137,6 +143,7 @@ def _json_line(message: ResultMessage) -> str:
         "published_unix_ns": message.published_unix_ns,
         "size_hw": message.size_hw,
         "stale": message.stale,
+        "replay": message.replay,
         "identity": message.identity,
         "masks": message.has_masks,
         "objects": [

@@ -59,7 +59,8 @@ class LiveTable:
 
 def _table(message: ResultMessage) -> Table:
     age_s = message.age_ns(time.time_ns()) / 1e9
-    stale = "  [bold red]STALE[/]" if message.stale or age_s > _STALE_S else ""
+    says = "REPLAY" if message.replay else "STALE"
+    stale = f"  [bold red]{says}[/]" if message.stale or age_s > _STALE_S else ""
     title = f"{message.source_id} epoch {message.epoch} frame {message.frame_id}  age {age_s:.3f} s"
     table = Table(title=title.replace("[", r"\[") + stale, title_justify="left")
     for name in _COLUMNS:

@@ -9,7 +9,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from pipeline.tally import Tally
 from pipeline.versions import versions
 from stages.copies import CopyCount
 from stages.errors import MaskstreamError
+from stages.recorder.report import RecorderReport
 
 _HOT_PATH_EXITS = ("as_numpy",)
 """Exits that lie between Grab's upload and the ResultPacket; the resident chain has none."""
@@ -40,6 +41,7 @@ class RunFacts:
     audited: Audited
     copies: tuple[CopyCount, ...]
     quality: QualityCheck | None
+    recorder: RecorderReport | None
     error: Exception | None
     """What ended the run early."""
 
@@ -74,6 +76,7 @@ def summarize(facts: RunFacts) -> dict[str, object]:
         "device": _device_name(facts.device),
         "as_numpy": facts.config.as_numpy,
         "quality": None if facts.quality is None else facts.quality.summary(),
+        "recorder": None if facts.recorder is None else asdict(facts.recorder),
         "versions": versions(),
         "config_sha256": facts.config.sha256(),
     }
@@ -163,6 +166,7 @@ def _host_copies(facts: RunFacts) -> dict[str, int]:
         "header_d2h": named.get("header", 0),
         "egress_d2h": named.get("egress", 0),
         "picture_d2h": named.get("picture", 0),
+        "recorder_d2h": named.get("recorder", 0),
     }
 
 

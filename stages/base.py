@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # records imports torch, which checking a configuration can d
     import torch
 
     from stages.box_inbox import BoxesAsked, BoxesEnd
+    from stages.choices import Choices
     from stages.key_frames import Switch
     from stages.phrasing import PhraseOutcome
     from stages.prompting import Prompt, Ticket
@@ -201,6 +202,21 @@ class Segmenter(Protocol):
 
     def close(self) -> None:
         """No header comes any more: answer whoever still waits; called by the egress thread."""
+
+
+@runtime_checkable
+class ChoosingSegmenter(Protocol):
+    """A segmenter whose host side decides by headers and prompts, as they happen to come."""
+
+    choices: Choices
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A stage whose results depend on weights."""
+
+    def weights_sha256(self) -> str:
+        """Of all of them, by name and value; reads them from the device."""
 
 
 @runtime_checkable

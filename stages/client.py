@@ -144,6 +144,7 @@ class Subscriber(Losses, Closing):
         if message.stale or is_over or age_s > self._stale_after_s:
             why = ", and says so" if message.stale else ""
             why += f", of epoch {message.epoch}, which is over" if is_over else ""
+            why = ", and a replay" if message.replay else why
             raise StaleError(
                 f"the result of frame {message.frame_id} is {age_s:.3f} s old{why} "
                 f"(expected at most {self._stale_after_s:g} s)",

@@ -90,6 +90,7 @@ def _result(fields: Fields, source_id: str, payload: memoryview) -> ResultMessag
         payload=payload,
         logits_array=logits,
         run=_run(fields),
+        replay=not fields.absent("replay") and fields.flag("replay"),
     )
 
 

@@ -82,6 +82,8 @@ class ResultMessage:
     """Where the logits lie that came instead of masks."""
     run: int = 0
     """Of the publisher's life: another run's objects are others, though epoch and id be equal."""
+    replay: bool = False
+    """Recorded, and sent again: never live, and `stale` too."""
 
     @property
     def has_masks(self) -> bool:
@@ -135,8 +137,8 @@ class StateMessage:
     source_id: str
     epoch: int
     state: str
-    """`connecting`, `streaming`, `stale`, `frozen`, `reconnecting`, `ended` or `failed`; a newer
-    publisher may say more."""
+    """`connecting`, `streaming`, `stale`, `frozen`, `reconnecting`, `ended`, `failed` or `replay`;
+    a newer publisher may say more."""
     last_seq: int | None
     """`seq` of the last result made; None before the first."""
     class_names: tuple[str, ...]

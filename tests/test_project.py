@@ -108,7 +108,7 @@ COMMANDS = [line for page in PAGES for line in shown_commands(page.read_text())]
 def test_the_readme_shows_every_command() -> None:
     shown = {line.split()[1] for line in shown_commands(README)}
     live = {"run", "doctor", "subscribe", "kpi", "sources", "keys", "control"}
-    assert shown == {*live, "models", "record", "image", "video"}
+    assert shown == {*live, "models", "record", "image", "video", "replay", "rerun"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

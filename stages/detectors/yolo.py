@@ -22,6 +22,7 @@ from stages.detectors.yolo_network import build_network
 from stages.errors import ConfigError
 from stages.letterbox import Letterbox
 from stages.records import Detections, Frame
+from stages.weights_digest import digest
 
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "yolo_demo.safetensors"
 DEMO_INPUT_HW = (192, 256)
@@ -104,6 +105,10 @@ class YoloDetector:
             rows: Tensor = self._network(letterbox.fit(frame.rgb))[0][0]
             boxes = letterbox.to_frame(rows[:, :4])
             return self._choice.detections(frame, boxes, rows[:, 4], rows[:, 5].int())
+
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`; of the fused network."""
+        return digest(self._network)
 
     def warm_up(self, size_hw: tuple[int, int]) -> None:
         """Make the constants for frames of `size_hw` (height, width) and run once on it.

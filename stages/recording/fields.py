@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stages.errors import RecordingError
 from stages.recording.entry import Json
@@ -71,6 +71,18 @@ class Fields:
             raise self.misfit(name, "texts")
         return tuple(str(item) for item in value)
 
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        items = self.items(name)
+        if len(items) != count or not all(_is_number(item) for item in items):
+            raise self.misfit(name, f"{count} numbers")
+        return tuple(float(item) for item in items if isinstance(item, int | float))
+
+    def items(self, name: str) -> Sequence[Json]:
+        value = self._values.get(name)
+        if not isinstance(value, list):
+            raise self.misfit(name, "a list")
+        return value
+
     def mapping(self, name: str) -> Mapping[str, Json]:
         value = self._values.get(name)
         if not isinstance(value, Mapping):
@@ -90,3 +102,7 @@ class Fields:
     def misfit(self, name: str, expected: str) -> RecordingError:
         got = reprlib.repr(self._values.get(name))
         return RecordingError(f"{self._where}: {name}: got {got}, expected {expected}")
+
+
+def _is_number(value: Json) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

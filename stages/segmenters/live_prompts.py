@@ -194,14 +194,17 @@ class PromptQueue:
         """The same ticket for whoever knows the window's pixels only."""
         if self._view is None or self._view[1].is_whole:
             return ticket
-        window, asked = self._view[1], ticket.prompt
-        moved = replace(
-            asked,
-            box=None if asked.box is None else box_in(window, asked.box),
-            points=points_in(window, asked.points),
-            mask=None if asked.mask is None else window.cut(asked.mask),
-        )
-        return replace(ticket, prompt=moved)
+        return replace(ticket, prompt=within(self._view[1], ticket.prompt))
+
+
+def within(window: Window, asked: Prompt) -> Prompt:
+    """A prompt, given in pixels of the full picture, in those of ``window``."""
+    return replace(
+        asked,
+        box=None if asked.box is None else box_in(window, asked.box),
+        points=points_in(window, asked.points),
+        mask=None if asked.mask is None else window.cut(asked.mask),
+    )
 
 
 def as_points(prompt: Prompt) -> tuple[tuple[Point, ...], tuple[int, ...]]:

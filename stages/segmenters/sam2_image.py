@@ -105,6 +105,10 @@ class Sam2ImageSegmenter:
         decoded = self._decode(cast(Features, encoded.features), scene, self._held)
         return self._tracks(detections, decoded, scene.valid, self._held)
 
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+        return self._network.weights_sha256()
+
     def heed(self, packet: HostPacket) -> None:
         """Nothing to learn: each frame stands for itself."""
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.weights_digest import digest
+
 # Of ImageNet, as in `sam2.utils.transforms`, for pixels 0..255.
 _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -99,6 +101,10 @@ class Sam2Network:
             self._no_mask = self._model.sam_prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         self._scale = 1 / torch.tensor(_STD, device=self.device).view(1, 3, 1, 1)
         self._shift = -torch.tensor(_MEAN, device=self.device).view(1, 3, 1, 1) * self._scale
+
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+        return digest(self._model)
 
     def encode(self, rgb: Tensor) -> Features:
         """uint8 (3, H, W) on the model's device to features, squashed to the model's square."""

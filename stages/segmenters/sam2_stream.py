@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 
 from kpi.emit import emit
-from kpi.events import ObjectRefused, PromptEnded
-from stages.key_frames import KeyFrames
+from kpi.events import PromptEnded
+from stages.choices import Choice, Choices
 from stages.packets import HostPacket, Identity
 from stages.records import Detections, Encoded, Frame, Tracks
+from stages.segmenters.configured import Configured
 from stages.segmenters.execution import Execution
 from stages.segmenters.lifecycle import Lifecycle, LifecycleConfig
-from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket
+from stages.segmenters.live_prompts import Prompt, PromptQueue, Refusal, Ticket, within
 from stages.segmenters.mask_cleaning import fill_holes, without_overlap
 from stages.segmenters.object_events import ObjectEvents
 from stages.segmenters.occupancy import Header, Occupancy, Permit
@@ -78,8 +79,7 @@ class Sam2StreamSegmenter:
         detector has, `prompt_names` what the ids from there on mean.
         """
         self.prompt_names = tuple(prompt.name or "prompt" for prompt in config.prompts)
-        self._first_class = first_prompt_class
-        self._configured = config.prompts
+        self._configured = Configured(config.prompts, first_prompt_class)
         model = build_sam2(config.model, config.checkpoint, config.sha256, device)
         core = TrackerCore(
             model, config.max_objects, config.conditioning_frames, bf16=device.type == "cuda"
@@ -88,7 +88,8 @@ class Sam2StreamSegmenter:
         life = config.lifecycle
         self._occupancy = Occupancy(config.max_objects, life.births, life.unheard)
         self._queue = PromptQueue(TICKETS)
-        self._followed = KeyFrames(config.every)
+        self.choices = Choices(self._occupancy, config.every)
+        """What may be written down, and told again to a rerun."""
         self._fill, self._apart = config.fill_hole_area, config.non_overlap
         self._told = ObjectEvents()
         self._view: _View | None = None
@@ -98,7 +99,7 @@ class Sam2StreamSegmenter:
     def encode(self, detections: Detections) -> Encoded:
         """What every object of the picture shares; nothing where nobody is followed."""
         frame = detections.frame
-        if not self._followed.has_next((frame.epoch, frame.size_hw)):
+        if not self.choices.follows(frame):
             return Encoded(detections, None)
         core = self.tracker.core
         pixels = core.network.transform(frame.rgb)
@@ -114,13 +115,27 @@ class Sam2StreamSegmenter:
             self._enter(frame)
         self.tracker.forget(detections.classes)
         if item.features is None:
+            self.choices.done(frame, followed=False)
             return self._cleaned(self.tracker.stay(detections))
         tracker, encoded = self.tracker, cast(Pictures, item.features)
-        tracker.follow(encoded, frame, self._occupancy.live(), self._occupancy.held())
-        self._apply_all(encoded, frame)
+        tracker.follow(encoded, frame, *self.choices.bounds(frame))
+        told = self.choices.told(frame)
+        if told is None:
+            self._apply_all(encoded, frame)
+        else:
+            self._apply_told(encoded, frame, told)
         if detections.computed:
-            tracker.grow(encoded, detections, self._occupancy.permit(frame.frame_id))
+            tracker.grow(encoded, detections, self.choices.permit(frame))
+        self.choices.done(frame, followed=True)
         return self._cleaned(tracker.finish(detections))
+
+    def _apply_told(self, encoded: Pictures, frame: Frame, told: Choice) -> None:
+        """Apply what a script says; what is configured, as it is configured now."""
+        for number, each in enumerate(told.applied):
+            prompt = each.prompt
+            if each.configured is not None:
+                prompt = within(frame.window, self._configured.prompt(each.configured, frame.epoch))
+            self._apply_now(encoded, frame, prompt, number, each.configured)
 
     def _apply_all(self, encoded: Pictures, frame: Frame) -> None:
         """Apply the prompts that wait; where one fails, it is refused and the others wait on."""
@@ -141,9 +156,15 @@ class Sam2StreamSegmenter:
         if prompt.object_id is not None and not self._occupancy.may_live(prompt.object_id):
             self._refuse(ticket, "unknown_object", frame)
             return
+        self._apply_now(encoded, frame, prompt, ticket.number, self._configured.place_of(ticket))
+
+    def _apply_now(
+        self, encoded: Pictures, frame: Frame, prompt: Prompt, number: int, place: int | None
+    ) -> None:
         new = prompt.action == "add"
         self._occupancy.allow(frame.frame_id, int(new), again=not new)
-        self.tracker.prompt(encoded, frame, prompt, ticket.number)
+        self.choices.applied(prompt, place)
+        self.tracker.prompt(encoded, frame, prompt, number)
 
     def _refuse(self, ticket: Ticket, reason: Refusal, frame: Frame) -> None:
         ended = self._queue.answer(ticket.number, reason, None)
@@ -166,6 +187,10 @@ class Sam2StreamSegmenter:
         if ticket.outcome.done():
             self._emit(ticket, self._told.source_id, self._told.frame_id)
         return ticket
+
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+        return self.tracker.core.network.weights_sha256()
 
     def heed(self, packet: HostPacket) -> None:
         """Read the header of an earlier frame; called by the egress thread."""
@@ -215,12 +240,4 @@ class Sam2StreamSegmenter:
         self._view = _View(number, frame.epoch, frame.window, frame.frame_id)
         for ended in self._queue.enter(frame.epoch, frame.window):
             self._emit(ended, frame.source_id, frame.frame_id)
-        for place, prompt in enumerate(self._configured):
-            ticket = self._queue.put(
-                Prompt(
-                    "add", box=prompt.box, points=prompt.points or (), labels=prompt.labels or (),
-                    class_id=self._first_class + place, epoch=frame.epoch,
-                )
-            )  # fmt: skip
-            if ticket.outcome.done():
-                emit(ObjectRefused(frame.source_id, frame.epoch, frame.frame_id, "bad_prompt"))
+        self._configured.ask(self._queue, frame)

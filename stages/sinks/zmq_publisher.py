@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 from pydantic import Field
@@ -88,6 +88,8 @@ class ZmqPublisher:
         self.wants_logits = False
         self.sent: dict[Kind, Sent] = {kind: Sent() for kind in KINDS}
         """What went out, by kind; read by any thread."""
+        self.copied_to: Callable[[Kind, bytes], None] | None = None
+        """Given every message as it goes out."""
         try:
             decode(self._encode_state(self._announced.now))
         except WireError as error:
@@ -195,6 +197,8 @@ class ZmqPublisher:
     def _send(self, kind: Kind, message: bytes) -> None:
         self._socket.send(message, zmq.NOBLOCK)
         self.sent[kind].add(len(message))
+        if self.copied_to is not None:
+            self.copied_to(kind, message)
 
     def _send_state(self) -> None:
         self._sent, self._told_names = self._announced.now, tuple(self._class_names)

@@ -1,0 +1,117 @@
+"""`maskstream replay`: recorded packets for subscribers. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.signals import stop_on_signals
+from stages.curve import Reach
+from stages.errors import RecordingError
+from stages.recording.entries import Packet
+from stages.recording.log_reader import LogRecording
+from stages.recording.reading import open_recording, recording_in
+from stages.sinks.replay_socket import ReplaySocket
+from stages.wire_replay import Replayed, replayed
+
+_SLICE_S: Final = 0.1
+_HWM: Final = 4
+_PATIENCE_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What the command line says."""
+
+    endpoint: str
+    speed: float = 1.0
+    """Times its own; 0: as fast as the slowest subscriber takes it, up to 5 s a message."""
+    loop: bool = False
+    wait_subscribers: int = 0
+    insecure_bind: bool = False
+
+
+def replay(path: Path, options: ReplayOptions) -> int:
+    """Publish what was recorded, until its end or a signal; returns the exit code.
+
+    Raises `RecordingError` for what is no recording with packets, `ConfigError` or `BindError` for
+    an endpoint that cannot be bound.
+    """
+    with stop_on_signals() as stop, _opened(path) as recording:
+        first = next(_results(recording), None)
+        if first is None:
+            raise RecordingError(
+                f"{recording.path}: no packets were recorded "
+                "(expected a run with packets among its recorder.record)"
+            )
+        manifest = recording.manifest
+        socket = ReplaySocket(
+            options.endpoint,
+            Reach(insecure_bind=options.insecure_bind),
+            manifest.source_id,
+            manifest.class_names,
+            run=first.run,
+            hwm=_HWM,
+            patience_s=0.0 if options.speed else _PATIENCE_S,
+        )
+        try:
+            return _play(recording, socket, options, stop)
+        finally:
+            socket.close()
+
+
+def _play(
+    recording: LogRecording, socket: ReplaySocket, options: ReplayOptions, stop: threading.Event
+) -> int:
+    _say(f"replay: {socket.endpoint}")
+    if options.wait_subscribers:
+        _say(f"waiting for {options.wait_subscribers} subscriber(s)")
+    while socket.subscribers < options.wait_subscribers and not stop.is_set():
+        socket.wait(time.monotonic() + _SLICE_S)
+    sent = _once(recording, socket, options.speed, stop)
+    while options.loop and not stop.is_set():
+        sent += _once(recording, socket, options.speed, stop)
+    _say(f"{sent} packets")
+    return 0
+
+
+def _once(
+    recording: LogRecording, socket: ReplaySocket, speed: float, stop: threading.Event
+) -> int:
+    """Send all, each at its time after the first; how many that were."""
+    sent, start, first_ns = 0, time.monotonic(), 0
+    for item in _results(recording):
+        first_ns = item.published_ns if not sent else first_ns
+        due = start + (item.published_ns - first_ns) / 1e9 / speed if speed else start
+        while not stop.is_set() and time.monotonic() < due:
+            socket.wait(min(due, time.monotonic() + _SLICE_S))
+        if stop.is_set():
+            break
+        socket.wait(due)
+        socket.send(item)
+        sent += 1
+    return sent
+
+
+def _results(recording: LogRecording) -> Iterator[Replayed]:
+    for record in recording.records("packet"):
+        item = replayed(Packet.of(record).message)
+        if item is not None:
+            yield item
+
+
+def _opened(path: Path) -> LogRecording:
+    found = open_recording(recording_in(path))
+    if not isinstance(found, LogRecording):
+        raise RecordingError(f"{path}: layout npy holds logits alone (expected layout log)")
+    return found
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
