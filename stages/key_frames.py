@@ -41,8 +41,9 @@ class Switch:
         return told
 
     def is_on(self, frame_id: int) -> bool:
-        """Whether it is on for this frame."""
-        while self._asked:
+        """Whether it is on for this frame. Who hears that it is, or is not, comes too late to
+        change that: what is set from then on is for the next frame."""
+        for _ in range(len(self._asked)):
             self.on, told = self._asked.popleft()
             told.set_result(frame_id)
         return self.on

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,15 @@ def test_a_name_stands_in_the_packets_until_the_object_goes(tmp_path: Path) -> N
         assert still.step().label(1, ("a", "b")) == "left vein"
         still.epoch = 1
         assert still.step().label(1, ("a", "b")) == "b"
+
+
+def test_who_heard_of_a_packet_renames_in_the_next_one(tmp_path: Path) -> None:
+    """Asked in the moment of the answer, which another thread may well do."""
+    with rig(tmp_path, flowing=False) as still:
+        ask = partial(still.names.ask, 0, 1)
+        ask("left vein").add_done_callback(lambda _: ask("right vein"))
+        assert still.step().label(1, ("a", "b")) == "left vein", "as was answered"
+        assert still.step().label(1, ("a", "b")) == "right vein"
 
 
 def test_the_detector_rests_and_looks_again(live: Rig, run: Controller) -> None:

@@ -26,7 +26,9 @@ from stages.control_client import Controller
 
 SEED = 20261121
 MUTANTS = 10_000
-AT_ONCE = 200
+AT_ONCE = 32
+"""Half of what the channel keeps for who does not read (ZMQ counts to within a half): were more
+under way, answers would be dropped, as they should, whenever the sending thread gets no turn."""
 JUNK = 300
 PING_S = 2.0
 """Far more than it takes, for this machine may be busy; benchmarks/control.py measures it."""

@@ -29,3 +29,13 @@ def test_a_switch_holds_from_the_next_frame_on_and_says_which() -> None:
     assert not switch.is_on(8)
     assert switch.set(True).done() is False
     assert switch.is_on(9)
+
+
+def test_who_heard_of_a_frame_changes_the_next_one() -> None:
+    """Asked in the moment of the answer, which another thread may well do."""
+    switch, later = Switch(), []
+    switch.set(False).add_done_callback(lambda _: later.append(switch.set(True)))
+    assert not switch.is_on(3), "as was answered"
+    assert not later[0].done()
+    assert switch.is_on(4)
+    assert later[0].result(0) == 4

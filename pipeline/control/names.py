@@ -34,7 +34,7 @@ class Names:
         info, there = packet.info, set(packet.object_ids.tolist())
         if info.epoch != self._epoch:
             self._epoch, self._names = info.epoch, {}
-        while self._asked:
+        for _ in range(len(self._asked)):  # who hears of this packet renames in the next one
             epoch, object_id, name, told = self._asked.popleft()
             found = epoch == info.epoch and object_id in there
             if found:
