@@ -84,6 +84,9 @@ class Sought:
     def find(self, sight: object, words: object) -> Finds:
         raise NotImplementedError
 
+    def weights_sha256(self) -> str:
+        raise NotImplementedError
+
 
 class Finder:
     """A detector that is told what there is, without a device."""

@@ -27,8 +27,9 @@ from test_curve import DEAF_S, Keys
 from kpi.events import ControlCommands, ErrorRaised
 from pipeline.control import channel, desk, memory, schema
 from pipeline.control.answers import DETAILS
-from pipeline.control.commands import MAX_COMMAND_BYTES, CommandError, read_command
+from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.limits import Limits
+from pipeline.control.reading import CommandError, read_command
 from stages.control_client import Answer, Controller, run_lengths
 from stages.errors import ConfigError, ControlError
 from stages.prompting import Refusal

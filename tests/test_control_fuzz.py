@@ -21,7 +21,7 @@ from mutants import VALID, mutants
 from result_packets import wait_until
 from test_curve import Keys
 
-from pipeline.control.commands import CommandError, read_command
+from pipeline.control.reading import CommandError, read_command
 from stages.control_client import Controller
 
 SEED = 20261121

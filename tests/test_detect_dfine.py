@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
-from stages.base import SwitchedDetector
+from stages.base import SwitchedDetector, Weighted
 from stages.detectors.dfine import DfineConfig, DfineDetector, best_rows
 from stages.detectors.dfine_network import import_transformers
+from stages.detectors.model_input import InputForm, ModelInput
 from stages.errors import ConfigError, ResidencyError
 from stages.records import Detections, Frame
 from tests.dfine_files import CLASS_NAMES, INPUT_HW, KINDS, changed, tiny_network, write_folder
@@ -74,9 +75,9 @@ def test_equal_to_the_processor_and_model_of_transformers(
     network.to(memory_format=torch.channels_last)  # sums in the same order
     given = processor(images=picture.rgb, return_tensors="pt")["pixel_values"]
     pixels = detector(folders[kind])._input.fit(picture.rgb)
-    torch.testing.assert_close(pixels, given, atol=1.01 / 255, rtol=0)
+    torch.testing.assert_close(pixels, given, atol=1e-6, rtol=0)
     with torch.no_grad():
-        output = network(pixel_values=pixels)
+        output = network(pixel_values=given)
     min_score = float(output.logits.sigmoid().flatten().topk(20).values[-1]) - 1e-5
     theirs = processor.post_process_object_detection(output, min_score, [picture.size_hw])[0]
     found = detector(folders[kind], min_score=min_score, max_detections=30).detect(picture)
@@ -101,15 +102,15 @@ def test_rows_of_query_and_class_are_told_apart() -> None:
     torch.testing.assert_close(corners, expected)
 
 
-def test_normalisation_is_that_of_the_processor(tmp_path: Path) -> None:
-    path = write_folder(tmp_path / "n", tiny_network(), do_normalize=True,
-                        image_mean=[0.1, 0.2, 0.3], image_std=[0.5, 0.6, 0.7])  # fmt: skip
-    processor = import_transformers().AutoImageProcessor.from_pretrained(path)
+@pytest.mark.parametrize("rescale", [{}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}])
+def test_normalisation_is_that_of_the_processor(folder: Path, rescale: dict[str, Any]) -> None:
+    told = {"do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}
+    height, width = INPUT_HW
+    told |= {"size": {"height": height, "width": width}, **rescale}
+    processor = import_transformers().RTDetrImageProcessor(**told)
     given = processor(images=frame().rgb, return_tensors="pt")["pixel_values"]
-    ours = detector(path)._input.fit(frame().rgb)
-    torch.testing.assert_close(ours, given, atol=1.01 / 255 / 0.5, rtol=0)
-    assert float((ours - given).abs().mean()) < 0.3 / 255 / 0.5
-    assert float(ours.amin()) < -0.1
+    ours = ModelInput(InputForm.read(told, folder), CPU).fit(frame().rgb)
+    torch.testing.assert_close(ours, given, atol=1e-6, rtol=1e-6)
 
 
 def test_grey_frame_gives_the_same_as_three_equal_channels(folder: Path) -> None:
@@ -133,6 +134,15 @@ def test_score_class_and_overlap_only_clear_valid(folder: Path) -> None:
     right = (everything.class_ids == kept) & (everything.scores >= middle)
     assert torch.equal(some.valid, everything.valid & right)
     assert 0 < int(fewer.valid.sum()) < int(some.valid.sum()) < int(everything.valid.sum())
+
+
+def test_its_weights_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    """As a recorder tells them, for who runs a recording again."""
+    stage = detector(folder)
+    assert isinstance(stage, Weighted)
+    assert detector(folder).weights_sha256() == stage.weights_sha256()
+    other = detector(write_folder(tmp_path / "other", tiny_network(seed=1)))
+    assert other.weights_sha256() != stage.weights_sha256()
 
 
 def test_key_frames_and_the_switch(folder: Path) -> None:
@@ -262,6 +272,7 @@ def refused(folder: Path | str, **settings: Any) -> str:
         ("preprocessor_config.json", {"do_resize": False}, "do_resize is False"),
         ("preprocessor_config.json", {"resample": 0}, "resample is 0, expected 2 (bilinear)"),
         ("preprocessor_config.json", {"rescale_factor": "x"}, "rescale_factor, image_mean or"),
+        ("preprocessor_config.json", {"rescale_factor": 0}, "the first and the last ones above 0"),
         (
             "preprocessor_config.json",
             {"do_normalize": True, "image_std": [0, 1, 1]},
@@ -351,6 +362,7 @@ def test_a_model_id_is_read_from_the_cache_at_its_commit(
     )
     assert "it needs `revision`" in refused(model_id)
     assert "no such folder" in refused("no/such/folder")
+    assert "neither a folder nor a model id" in refused("some..one/dfine", revision=commit)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -13,7 +13,7 @@ from control_rig import Rig, rig
 
 from pipeline.control import schema
 from pipeline.control.answers import DETAILS
-from pipeline.control.commands import CommandError, read_command
+from pipeline.control.reading import CommandError, read_command
 from stages.phrasing import EXPECTED
 
 Call = Callable[..., Outcome]

@@ -34,6 +34,9 @@ class Words:
     def find(self, sight: object, words: object) -> Finds:
         raise NotImplementedError
 
+    def weights_sha256(self) -> str:
+        raise NotImplementedError
+
 
 def added(phrases: Phrases, phrase: str, frame_id: int = 0) -> PhraseOutcome:
     told = phrases.add(phrase)

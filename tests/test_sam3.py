@@ -19,7 +19,8 @@ from tiny_stream import Stream
 from benchmarks.soak import tensor_bytes
 from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
-from stages.base import PhraseDetector, SwitchedDetector
+from stages.base import PhraseDetector, SwitchedDetector, Weighted
+from stages.checkpoints import sha256_of
 from stages.detectors.sam3 import Sam3TextConfig, Sam3TextDetector
 from stages.errors import ConfigError, ResidencyError
 
@@ -100,6 +101,21 @@ def test_the_phrases_tell_different_things(detector: Sam3TextDetector) -> None:
     assert of[0][0] != of[1][0]
 
 
+def test_its_weights_are_told_apart(
+    detector: Sam3TextDetector, folder: Path, tmp_path: Path
+) -> None:
+    """As a recorder tells them, for who runs a recording again."""
+    from safetensors.torch import load_file, save_file
+
+    assert isinstance(detector, Weighted)
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    tensors = load_file(copy / "model.safetensors")
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert made(folder).weights_sha256() == detector.weights_sha256()
+    assert made(copy).weights_sha256() != detector.weights_sha256()
+
+
 def test_suppression_drops_what_shows_the_same(folder: Path, detector: Sam3TextDetector) -> None:
     few = made(folder, phrases=PHRASES, min_score=LEAST, max_overlap=0.3, every=1)
     seen = frame(seed=5)
@@ -143,7 +159,7 @@ def test_what_transformers_does_itself_would_be_caught(detector: Sam3TextDetecto
 def test_it_runs_on_a_fake_gpu(detector: Sam3TextDetector) -> None:
     network: Any = detector._network
     with torch.inference_mode():
-        pixels, words = network._pixels(frame().rgb), network.words("needle")
+        pixels, words = network._input.fit(frame().rgb), network.words("needle")
         with fake_cuda(network._model, pixels, words) as (model, picture, text):
             sight = model.get_vision_features(pixel_values=picture)
             found = model(vision_embeds=sight, text_embeds=text)
@@ -254,8 +270,17 @@ def fewer_tensors(folder: Path) -> None:
     save_file(dict(list(load_file(path).items())[5:]), path, metadata={"format": "pt"})
 
 
+def not_finite(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "architecture": (edited("config.json", lambda c: c.update(model_type="x")), "of type 'x', exp"),
+    "architecture": (edited("config.json", lambda c: c.update(model_type="x")), "is 'x', exp"),
     "backbone": (
         edited("config.json", lambda c: c["vision_config"]["backbone_config"].update(
             model_type="timm_backbone")),
@@ -263,10 +288,11 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "config": (without("config.json"), "config.json: no such file"),
     "config_text": (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
-    "pickle": (pickled, "its weights are a pickle (pytorch_model.bin), which can run code"),
-    "weights": (without("model.safetensors"), "lacks model.safetensors"),
+    "pickle": (pickled, "holds pytorch_model.bin, a pickle, which could run code"),
+    "weights": (without("model.safetensors"), "model.safetensors: no such file"),
     "truncated": (cut, "model.safetensors: truncated or not a safetensors file"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "the file is empty"),
+    "not_finite": (not_finite, "holds values that are not finite"),
     "fewer": (fewer_tensors, "its weights lack"),
     "tokenizer": (no_tokenizer, "lacks tokenizer.json, or vocab.json in its place"),
     "bpe": (no_bpe, "lacks tokenizer.json, or merges.txt in its place"),
@@ -275,11 +301,11 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "side": (
         edited("processor_config.json", lambda c: c["image_processor"].update(
             size={"height": 64, "width": 64})),
-        "pictures of 64 pixels (preprocessor_config.json) for a model of 112",
+        "pictures of (64, 64) pixels (preprocessor_config.json) for a model of (112, 112)",
     ),
     "resample": (
         edited("processor_config.json", lambda c: c["image_processor"].update(resample=3)),
-        "prepared in a way that is not known here",
+        "resample is 3, expected 2 (bilinear)",
     ),
     "mean": (
         edited("processor_config.json", lambda c: c["image_processor"].pop("image_mean")),
@@ -306,12 +332,27 @@ def test_weights_of_another_digest_are_refused(folder: Path) -> None:
         made(folder, sha256="0" * 64)
 
 
+def test_one_digest_does_not_stand_for_several_files(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    whole = copy / "model.safetensors"
+    names = ["model-1.safetensors", "model-2.safetensors"]
+    for name in names:
+        shutil.copy(whole, copy / name)
+    whole.unlink()
+    index = {"weight_map": dict(enumerate(names))}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="its weights are 2 files"):
+        made(copy, sha256=sha256_of(copy / names[0]))
+
+
 @pytest.mark.parametrize(
     ("model", "revision", "expected"),
     [
-        ("/nowhere/sam3", None, "is no folder, expected one with a SAM3 model"),
-        ("facebook/sam3", None, "without a revision, expected the commit"),
-        ("facebook/sam3", "0" * 40, "is not in the local cache .nothing is fetched"),
+        ("/nowhere/sam3", None, "no such folder, expected one with a SAM3 model"),
+        ("facebook/sam3", None, "no such folder, and as a model id it needs `revision`"),
+        ("models/sam3", None, "no such folder"),
+        ("face..book/sam3", "0" * 40, "neither a folder nor a model id"),
+        ("facebook/sam3", "0" * 40, "is not in the local cache .nothing is downloaded"),
     ],
 )
 def test_a_model_that_is_not_here_is_not_fetched(
@@ -349,6 +390,6 @@ def test_the_pictures_are_those_of_the_processor(detector: Sam3TextDetector, fol
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (77, 201, 3), dtype=np.uint8)
     network: Any = detector._network
-    ours = network._pixels(torch.from_numpy(picture).permute(2, 0, 1))
+    ours = network._input.fit(torch.from_numpy(picture).permute(2, 0, 1))
     theirs = processor(picture, return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)

@@ -15,20 +15,14 @@ import zmq
 
 from pipeline.control.answers import DETAILS, Answer, Effect, answer_of
 from pipeline.control.audit import AuditLog
-from pipeline.control.commands import (
-    Command,
-    CommandError,
-    Ping,
-    Status,
-    id_in,
-    read_command,
-)
+from pipeline.control.commands import Command, Ping, Status
 from pipeline.control.config import ControlConfig
 from pipeline.control.desk import Desk
 from pipeline.control.door import Door, Letter
 from pipeline.control.ledger import Ledger
 from pipeline.control.limits import Limits
 from pipeline.control.memory import WAITING, Key, Memory, Route
+from pipeline.control.reading import CommandError, id_in, read_command
 from pipeline.control.wake import Wake
 
 _TURN_MS: Final = 100

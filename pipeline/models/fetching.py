@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.models.places import sha256_of
+from stages.checkpoints import sha256_of
 from stages.errors import MaskstreamError
 
 HUB: Final = "https://huggingface.co"

@@ -61,6 +61,9 @@ class ConceptNetwork(Protocol):
     def find(self, sight: object, words: object) -> Finds:
         """What of a picture a phrase names. No host copy or wait."""
 
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+
 
 def choose(finds: Sequence[Finds], rows: int, min_score: float, max_overlap: float) -> Chosen:
     """The `rows` best finds of all phrases, no two of one phrase with a mask IoU > `max_overlap`.

@@ -10,12 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.base import Section
-from stages.detectors.dfine_folder import DfineFolder, find_folder, read_folder
+from stages.detectors.dfine_folder import DfineFolder, find_dfine, read_folder
 from stages.detectors.dfine_network import build_network
 from stages.detectors.looking import Choice, Looking, wanted_classes
 from stages.detectors.model_input import ModelInput
 from stages.errors import ConfigError
 from stages.records import Detections, Frame
+from stages.weights_digest import digest
 
 DEMO_FOLDER = Path(__file__).parent / "weights" / "dfine_demo"
 
@@ -48,7 +49,7 @@ class DfineDetector:
     def __init__(self, config: DfineConfig, device: torch.device) -> None:
         """Load and try the network; raises `ConfigError`."""
         demo = config.weights == "demo"
-        path = DEMO_FOLDER if demo else find_folder(config.weights, config.revision)
+        path = DEMO_FOLDER if demo else find_dfine(config.weights, config.revision)
         folder = read_folder(path, config.sha256)
         self.class_names = folder.class_names
         wanted = wanted_classes(config.classes, self.class_names, path.name).to(device)
@@ -84,6 +85,10 @@ class DfineDetector:
                 dim=1,
             )
             return self._choice.detections(frame, boxes, scores, class_ids)
+
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+        return digest(self._network)
 
     def warm_up(self, size_hw: tuple[int, int]) -> None:
         """Run once on a frame of `size_hw` (height, width); the network has one size of its own."""

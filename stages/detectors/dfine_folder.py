@@ -1,23 +1,27 @@
 """A detector's folder as transformers writes it, found and checked before anything is built.
 
 `config.json` (structure and class names), `preprocessor_config.json` (what the model's input
-looks like) and `model.safetensors`. A folder of this machine, or a model id at a commit, from the
-local Hugging Face cache alone.
+looks like) and `model.safetensors`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os.path import expanduser
 from pathlib import Path
 from typing import Any, Final
 
 from torch import Tensor
 
-from stages.checkpoints import check_sha256, one_line, read_safetensors, require_file
+from stages.checkpoints import check_sha256, read_safetensors
+from stages.detectors.model_folder import (
+    CONFIG,
+    PREPROCESSOR,
+    WEIGHTS,
+    find_folder,
+    find_weights,
+    read_json,
+)
 from stages.detectors.model_input import InputForm
 from stages.errors import ConfigError
 
@@ -26,12 +30,6 @@ MODEL_TYPES: Final = ("d_fine", "rt_detr", "rt_detr_v2")
 and others copy a table from the host in every forward pass."""
 BACKBONES: Final = ("hgnet_v2", "resnet", "rt_detr_resnet")
 """Others are built by other packages, some of which fetch weights."""
-CONFIG: Final = "config.json"
-PREPROCESSOR: Final = "preprocessor_config.json"
-WEIGHTS: Final = "model.safetensors"
-_MAX_JSON_BYTES: Final = 1 << 20
-_PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_MODEL_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,68 +44,22 @@ class DfineFolder:
     tensors: Mapping[str, Tensor]
 
 
-def find_folder(model: str, revision: str | None) -> Path:
-    """The folder of a path, or of an id in the cache; raises `ConfigError`."""
-    path = Path(expanduser(model))
-    if path.is_dir():
-        return path
-    if _MODEL_ID.fullmatch(model) is None:
-        raise ConfigError(
-            f"{model}: no such folder, expected one with {CONFIG}, {PREPROCESSOR} and {WEIGHTS}, "
-            "or a model id such as ustc-community/dfine-nano-coco"
-        )
-    if revision is None:
-        raise ConfigError(
-            f"{model}: no such folder, and as a model id it needs `revision`, the commit to use"
-        )
-    return _cached(model, revision)
-
-
-def _cached(model_id: str, revision: str) -> Path:
-    """The snapshot of a commit that `hf download` once fetched."""
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError as error:
-        raise ConfigError(
-            f"{model_id}: a model id needs huggingface_hub (pip install 'maskstream[dfine]')"
-        ) from error
-    found = try_to_load_from_cache(model_id, CONFIG, revision=revision)
-    if not isinstance(found, str):
-        raise ConfigError(
-            f"{model_id}: revision {revision} is not in the local cache (nothing is downloaded), "
-            f"expected `hf download {model_id} --revision {revision}` to have run"
-        )
-    return Path(found).parent
+def find_dfine(model: str, revision: str | None) -> Path:
+    """See `find_folder`."""
+    holds = f"{CONFIG}, {PREPROCESSOR} and {WEIGHTS}"
+    return find_folder(model, revision, holds=holds, example="ustc-community/dfine-nano-coco")
 
 
 def read_folder(path: Path, sha256: str | None = None) -> DfineFolder:
     """Read and check all three files; ``sha256`` is that of the weights. Raises `ConfigError`."""
-    structure = _json(path / CONFIG, "the structure of a detector")
+    structure = read_json(path / CONFIG, "the structure of a detector")
     _check_structure(structure, path / CONFIG)
-    form = InputForm.read(_json(path / PREPROCESSOR, "the form of its input"), path / PREPROCESSOR)
-    weights = path / WEIGHTS
-    pickles = sorted(file.name for kind in _PICKLES for file in path.glob(kind))
-    if not weights.exists() and pickles:
-        raise ConfigError(
-            f"{path}: holds {pickles[0]}, a pickle, which could run code; expected {WEIGHTS}"
-        )
-    require_file(weights, "the weights of a detector")
+    told = read_json(path / PREPROCESSOR, "the form of its input")
+    form = InputForm.read(told, path / PREPROCESSOR)
+    weights = find_weights(path, "the weights of a detector")
     check_sha256(weights, sha256)
     names = _class_names(structure.get("id2label"), path / CONFIG)
     return DfineFolder(path, structure, names, form, read_safetensors(weights).tensors)
-
-
-def _json(path: Path, what: str) -> Mapping[str, Any]:
-    require_file(path, what)
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ConfigError(f"{path}: larger than {_MAX_JSON_BYTES} bytes, expected {what}")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not JSON ({one_line(error)}), expected {what}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: holds a {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def _check_structure(structure: Mapping[str, Any], path: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from stages.checkpoints import one_line
-from stages.detectors.dfine_folder import WEIGHTS, DfineFolder
+from stages.detectors.dfine_folder import DfineFolder
+from stages.detectors.model_folder import WEIGHTS, not_finite
 from stages.errors import ConfigError
 
 _CLASSES: Final = {
@@ -50,11 +51,7 @@ def build_network(folder: DfineFolder) -> nn.Module:
     problems = [
         *(f"lacks {name}" for name in sorted(told["missing_keys"])),
         *(f"has {name[0]} of another shape" for name in sorted(told["mismatched_keys"])),
-        *(
-            f"{name} holds values that are not finite"
-            for name, value in network.state_dict().items()
-            if value.is_floating_point() and not bool(torch.isfinite(value).all())
-        ),
+        *not_finite(network),
     ]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from stages.errors import ConfigError
 
@@ -23,7 +23,7 @@ class InputForm:
     """What `preprocessor_config.json` says of a model's input."""
 
     input_hw: tuple[int, int]
-    """Every picture is stretched to it: D-FINE and RT-DETR were trained without a letterbox."""
+    """Every picture is stretched to it: these models were trained without a letterbox."""
     scale: float
     """What a pixel's value, 0..255, is multiplied by."""
     mean: tuple[float, float, float]
@@ -49,10 +49,11 @@ class InputForm:
         given = [scale, *(mean if isinstance(mean, list | tuple) else ()),
                  *(std if isinstance(std, list | tuple) else ())]  # fmt: skip
         numbers = [float(value) for value in given if type(value) in (int, float)]
-        if len(numbers) != 7 or len(given) != 7 or not all(0 < v < 1e6 for v in numbers[4:]):
+        above_0 = [*numbers[:1], *numbers[4:]]
+        if len(numbers) != 7 or len(given) != 7 or not all(0 < each < 1e6 for each in above_0):
             raise ConfigError(
                 f"{path}: rescale_factor, image_mean or image_std are not one, three and three "
-                "numbers, the last ones above 0"
+                "numbers, the first and the last ones above 0"
             )
         height, width = sides
         mean3, std3 = tuple(numbers[1:4]), tuple(numbers[4:])
@@ -60,26 +61,18 @@ class InputForm:
 
 
 class ModelInput:
-    """Makes the input of a model; its constants lie on the device."""
+    """The processor's arithmetic: torchvision's bilinear resize with antialiasing, which keeps
+    whole grey levels, then normalisation, whose constants lie on the device."""
 
     def __init__(self, form: InputForm, device: torch.device) -> None:
         self.form = form
-        self._factor = torch.tensor([form.scale / std for std in form.std], device=device)
-        self._offset = torch.tensor(
-            [mean / std for mean, std in zip(form.mean, form.std, strict=True)], device=device
-        )
+        levels = 1 / form.scale
+        self._mean = torch.tensor(form.mean, device=device)[:, None, None] * levels
+        self._std = torch.tensor(form.std, device=device)[:, None, None] * levels
 
     def fit(self, rgb: Tensor) -> Tensor:
-        """uint8 (3, H, W) to float32 (1, 3, h, w). Resized with antialiasing to whole grey levels,
-        as transformers' processor does. A grey frame expanded to three channels is resized once."""
-        picture = (rgb[:1] if rgb.stride(0) == 0 else rgb)[None].float()
-        if picture.shape[-2:] != self.form.input_hw:
-            picture = F.interpolate(
-                picture, self.form.input_hw, mode="bilinear", antialias=True,
-                align_corners=False,
-            )  # fmt: skip
-            picture = picture.round()
-        return (
-            picture.expand(-1, 3, -1, -1) * self._factor[:, None, None]
-            - (self._offset[:, None, None])
-        )
+        """uint8 (3, H, W) to float32 (1, 3, h, w). A grey frame expanded to three channels is
+        resized once."""
+        given = (rgb[:1] if rgb.stride(0) == 0 else rgb)[None]
+        picture: Tensor = resize(given, list(self.form.input_hw), antialias=True)
+        return (picture - self._mean) / self._std

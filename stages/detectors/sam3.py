@@ -95,6 +95,10 @@ class Sam3TextDetector:
         with torch.inference_mode():
             return self._found(frame, *self.find(frame))
 
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+        return self._network.weights_sha256()
+
     def find(self, frame: Frame) -> tuple[Chosen, Tensor]:
         """The best finds with their masks, and their class ids, int32 (K,); at least one phrase
         is there."""

@@ -9,8 +9,9 @@ from typing import Any
 from torch import nn
 
 from stages.checkpoints import one_line
-from stages.detectors.sam3_files import Sam3Files, check_sam3, pixel_settings
-from stages.detectors.sam3_pixels import PixelSettings
+from stages.detectors.model_folder import not_finite
+from stages.detectors.model_input import InputForm
+from stages.detectors.sam3_files import Sam3Files, check_sam3
 from stages.errors import ConfigError
 
 
@@ -22,14 +23,14 @@ class Loaded:
     tokenizer: Any
     longest: int
     """Tokens that the text encoder reads."""
-    settings: PixelSettings
+    form: InputForm
     grid_hw: tuple[int, int]
     """Of the features that the text is compared with."""
 
 
 def load_sam3(files: Sam3Files) -> Loaded:
     """Read it into host memory; raises `ConfigError`."""
-    check_sam3(files)
+    form = check_sam3(files)
     try:
         from transformers import CLIPTokenizer, Sam3Model
     except ImportError as error:
@@ -41,11 +42,11 @@ def load_sam3(files: Sam3Files) -> Loaded:
     model = _model(Sam3Model, folder)
     config: Any = model.config
     backbone = config.vision_config.backbone_config
-    settings = pixel_settings(folder)
-    if settings.side != backbone.image_size:
+    wanted = (backbone.image_size, backbone.image_size)
+    if form.input_hw != wanted:
         raise ConfigError(
-            f"{folder}: pictures of {settings.side} pixels (preprocessor_config.json) for a model "
-            f"of {backbone.image_size} (config.json), expected the same"
+            f"{folder}: pictures of {form.input_hw} pixels (preprocessor_config.json) for a model "
+            f"of {wanted} (config.json), expected the same"
         )
     side = backbone.image_size // backbone.patch_size
     try:
@@ -53,7 +54,7 @@ def load_sam3(files: Sam3Files) -> Loaded:
     except Exception as error:  # whatever the library makes of a broken file
         raise ConfigError(f"{folder}: its tokenizer cannot be read ({one_line(error)})") from error
     longest = config.text_config.max_position_embeddings
-    return Loaded(model, tokenizer, longest, settings, (side, side))
+    return Loaded(model, tokenizer, longest, form, (side, side))
 
 
 def _model(kind: Any, folder: Path) -> nn.Module:  # noqa: ANN401 (of an optional package)
@@ -80,4 +81,6 @@ def _model(kind: Any, folder: Path) -> nn.Module:  # noqa: ANN401 (of an optiona
             f"{folder}: its weights lack {lacking[0]}, or have it in another shape ({len(lacking)} "
             "tensors in all), expected those of the model in config.json"
         )
+    if flaws := not_finite(model):
+        raise ConfigError(f"{folder}: its weights: {flaws[0]}, expected those of SAM3")
     return model

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from stages.detectors.concepts import Finds
+from stages.detectors.model_input import ModelInput
 from stages.detectors.sam3_files import Sam3Files
 from stages.detectors.sam3_load import load_sam3
-from stages.detectors.sam3_pixels import Sam3Pixels
 from stages.exits import named_exit
 from stages.phrasing import PhraseFlaw
 from stages.records import Frame
+from stages.weights_digest import digest
 
 
 class Sam3Network:
@@ -26,7 +27,7 @@ class Sam3Network:
         self._model: Any = loaded.model.to(device).eval().requires_grad_(False)
         self._tokenizer = loaded.tokenizer
         self._longest = loaded.longest
-        self._pixels = Sam3Pixels(loaded.settings)
+        self._input = ModelInput(loaded.form, device)
         self._device = device
         _keep_grid(self._model, loaded.grid_hw, device)
         blank = torch.zeros(3, 16, 16, dtype=torch.uint8, device=device)
@@ -49,7 +50,7 @@ class Sam3Network:
 
     @torch.inference_mode()
     def look(self, frame: Frame) -> object:
-        return self._model.get_vision_features(pixel_values=self._pixels(frame.rgb))
+        return self._model.get_vision_features(pixel_values=self._input.fit(frame.rgb))
 
     @torch.inference_mode()
     def find(self, sight: object, words: object) -> Finds:
@@ -57,6 +58,9 @@ class Sam3Network:
         out = self._model(vision_embeds=sight, text_embeds=words)
         scores = out.pred_logits[0].sigmoid() * out.presence_logits[0].sigmoid()
         return Finds(scores.float(), out.pred_boxes[0].float(), out.pred_masks[0].float())
+
+    def weights_sha256(self) -> str:
+        return digest(self._model)
 
     def _tokens(self, phrase: str) -> list[int]:
         return cast(list[int], self._tokenizer(phrase)["input_ids"])
