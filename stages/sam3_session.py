@@ -79,7 +79,8 @@ class Sam3Session:
         self, start: int | None = None, frames: int | None = None, direction: Direction = "forward"
     ) -> Iterator[SessionFrame]:
         """Follow what was prompted from frame `start` (None: the prompted one) on, for `frames`
-        more (None: all), one at a time. Empty frames are handed on as configured.
+        more (None: all), one at a time; backward, the frame before `start` is the first, as the
+        package has it. Empty frames are handed on as configured.
 
         Raises `Sam3Error` where nothing was prompted, and where the model fails: the frames
         before are done then, and the session is closed.
@@ -118,29 +119,35 @@ class Sam3Session:
             again = False
             with closing(self._stream(start, end, direction)) as stream:
                 for found in stream:
-                    if not found.empty:
-                        self._known |= dict.fromkeys(found.obj_ids.tolist())
-                        yield found
-                    elif self._policy == "skip":
+                    if found.empty and self._policy == "skip":
                         self.skipped += 1
-                    elif self._may_retry(found, left, start):
+                    elif found.empty and self._may_retry(found, left, start):
                         left, start, again = left - 1, found.frame_idx, True
                         break
                     else:
-                        yield zeros(found.frame_idx, tuple(self._known), self._size)
+                        yield self._shown(found)
             if again:
-                self._say_again(start)
+                said = self._say_again(start)
+                if direction == "backward":  # the package then begins with the frame before
+                    yield self._shown(said)
+
+    def _shown(self, found: SessionFrame) -> SessionFrame:
+        """The frame, or for an empty one, every object known by then with an empty mask."""
+        if found.empty:
+            return zeros(found.frame_idx, tuple(self._known), self._size)
+        self._known |= dict.fromkeys(found.obj_ids.tolist())
+        return found
 
     def _may_retry(self, found: SessionFrame, left: int, start: int) -> bool:
         words = self._told is not None and self._told[1].text is not None
         first = found.frame_idx == start  # the words were said here a moment ago
         return self._policy == "retry" and words and left > 0 and not first
 
-    def _say_again(self, frame_idx: int) -> None:
+    def _say_again(self, frame_idx: int) -> SessionFrame:
         assert self._told is not None  # noqa: S101 (a walk follows a prompt)
         self.retried += 1
         self._base = max(self._known, default=-1) + 1
-        self._ask(frame_idx, request_of(self._told[1], self._size))
+        return self._ask(frame_idx, request_of(self._told[1], self._size))
 
     def _ask(self, frame_idx: int, fields: dict[str, object]) -> SessionFrame:
         request = self._request("add_prompt", frame_index=frame_idx, **fields)

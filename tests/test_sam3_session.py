@@ -70,7 +70,8 @@ class FakePredictor:
         assert request["session_id"] in self.open
         step = 1 if request["propagation_direction"] == "forward" else -1
         first, most = request["start_frame_index"], request["max_frame_num_to_track"]
-        last = (FRAMES - 1 if step == 1 else 0) if most is None else first + step * most
+        last = min(max(first + step * (FRAMES if most is None else most), 0), FRAMES - 1)
+        first = first if step == 1 else first - 1  # see its `_get_processing_order`
         self.streams += 1
         try:
             for frame in range(first, last + step, step):
@@ -140,7 +141,9 @@ def test_words_are_followed_through_the_clip() -> None:
 def test_a_part_of_the_clip_backwards() -> None:
     with session(FakePredictor()) as made:
         made.add_prompt(7, SessionPrompt(text="sky"))
-        assert [each.frame_idx for each in made.propagate(7, 3, "backward")] == [7, 6, 5, 4]
+        assert [each.frame_idx for each in made.propagate(7, 3, "backward")] == [6, 5, 4]
+        assert [each.frame_idx for each in made.propagate(2, None, "backward")] == [1, 0]
+        assert list(made.propagate(0, None, "backward")) == []
 
 
 def test_boxes_and_points_are_shares_of_the_picture() -> None:
@@ -251,6 +254,19 @@ def test_the_words_are_said_again_on_an_empty_frame() -> None:
     assert [each.obj_ids.tolist() for each in found[3:5]] == [[0, 1], [2, 3]]
     asked = [each for each in predictor.requests if each["type"] == "add_prompt"]
     assert [(each["frame_index"], each["text"]) for each in asked] == [(0, "sky"), (4, "sky")]
+
+
+@pytest.mark.parametrize("heals", [True, False])
+def test_no_frame_is_lost_where_the_words_are_said_again_on_the_way_back(heals: bool) -> None:
+    predictor = FakePredictor(empty=frozenset({4}), heals=heals)
+    with session(predictor, empty_output="retry") as made:
+        made.add_prompt(7, SessionPrompt(text="sky"))
+        found = list(made.propagate(7, 5, "backward"))
+        assert made.retried == 1
+    assert [each.frame_idx for each in found] == [6, 5, 4, 3, 2]
+    assert found[2].obj_ids.tolist() == ([2, 3] if heals else [0, 1])
+    assert found[2].masks.any() == heals
+    assert found[3].obj_ids.tolist() == [2, 3]
 
 
 def test_what_stays_empty_is_asked_again_a_few_times_only() -> None:

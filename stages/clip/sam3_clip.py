@@ -75,7 +75,8 @@ class Sam3Clip:
         reverse: bool = False,
     ) -> Iterator[ClipFrame]:
         """As `Clip.propagate`, but for objects that come and go: those of a frame are in its
-        `obj_ids`. Raises `Sam3Error`, the session then closed."""
+        `obj_ids`; and in reverse the frame before the start is the first. Raises `Sam3Error`, the
+        session then closed."""
         direction: Direction = "backward" if reverse else "forward"
         found = self._session.propagate(start_frame_idx, max_frame_num_to_track, direction)
         return (self._frame(each) for each in found)
