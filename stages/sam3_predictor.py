@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from os.path import expanduser
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, Protocol, Self, cast
 
 import torch
 from packaging.version import Version
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.base import Section
 from stages.checkpoints import check_sha256, one_line, require_file
@@ -37,6 +37,13 @@ class Sam3ClipConfig(Section):
     frame, where they were words, and goes on from there: what is found then has new ids."""
     retries: int = Field(3, ge=1, le=100)
     """Most of them in a walk; empty frames after that are `zeros`."""
+
+    @model_validator(mode="after")
+    def _leaves_no_walk_of_many(self) -> Self:
+        """A retry leaves a walk before its end, where the package's other processes still wait."""
+        if self.empty_output == "retry" and len(self.gpus_to_use) > 1:
+            raise ValueError("empty_output retry: expected a single GPU in gpus_to_use")
+        return self
 
 
 class Sam3Predictor(Protocol):

@@ -383,6 +383,13 @@ def test_the_files_are_to_be_named(files: dict[str, Path]) -> None:
         Sam3ClipConfig(checkpoint_path=files["checkpoint_path"])  # type: ignore[call-arg]
 
 
+def test_what_leaves_a_walk_early_wants_a_single_gpu(files: dict[str, Path]) -> None:
+    assert Sam3ClipConfig(**files, empty_output="retry").gpus_to_use == (0,)
+    assert Sam3ClipConfig(**files, gpus_to_use=(0, 1)).empty_output == "zeros"
+    with pytest.raises(ValueError, match="retry: expected a single GPU in gpus_to_use"):
+        Sam3ClipConfig(**files, gpus_to_use=(0, 1), empty_output="retry")
+
+
 def test_without_the_package_one_line_says_so(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
