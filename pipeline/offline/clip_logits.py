@@ -9,12 +9,13 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from pipeline.offline.folder import PREDICTIONS, OutFolder
+from pipeline.offline.folder import OutFolder
 from pipeline.offline.records import VideoResults
 from stages.errors import OutputError
 from stages.recording.entries import VideoLogits
 from stages.recording.entry import Stamp
 from stages.recording.manifest import Manifest
+from stages.recording.npy_names import PREDICTIONS
 from stages.recording.writing import create_npy, reopen_npy
 
 
