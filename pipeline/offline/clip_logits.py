@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from types import TracebackType
 from typing import Self
 
@@ -32,6 +33,8 @@ class ClipLogits:
         if (self._path / "manifest.json").is_file():
             self._writer = reopen_npy(self._path)
             return
+        if self._path.is_dir() and all(each.name[0] == "." for each in self._path.iterdir()):
+            shutil.rmtree(self._path)  # whoever made it was killed before it had a manifest
         self._writer = create_npy(
             folder.path,
             Manifest(
