@@ -11,7 +11,11 @@ import typer
 app = typer.Typer(help="Look at a recording.", no_args_is_help=True)
 
 Recorded = Annotated[
-    Path, typer.Argument(metavar="PATH", help="A recording, or the run that made it.")
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A recording, or the folder of a run, or of a clip's results, that holds one.",
+    ),
 ]
 
 
@@ -30,8 +34,10 @@ def verify(
 ) -> None:
     """Read every byte; a line for each flaw, and exit code 1 where there is one."""
     from pipeline.record_report import show_verdict
+    from pipeline.signals import verdict
 
-    raise typer.Exit(show_verdict(path, closed))
+    with verdict(f"{path} was not read to its end"):
+        raise typer.Exit(show_verdict(path, closed))
 
 
 @app.command()
@@ -55,5 +61,7 @@ def export(
 ) -> None:
     """Write the logits as numpy files at video resolution, float32 [N, 1, H, W] a frame."""
     from pipeline.record_export import export as write
+    from pipeline.signals import verdict
 
-    raise typer.Exit(write(path, out))
+    with verdict(f"not all of {path} was exported"):
+        raise typer.Exit(write(path, out))

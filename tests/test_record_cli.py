@@ -167,3 +167,30 @@ def test_the_folder_of_a_run_or_of_results_leads_to_its_numpy_files(
         f"maskstream: {tmp_path}: holds 2 recordings "
         f"(expected one of them, such as {tmp_path}/predictions/another)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("where", "words", "told"),
+    [
+        ("pipeline.record_report.verify", ("record", "verify"), "{} was not read to its end"),
+        ("pipeline.record_export.export_npy", ("record", "export"), "not all of {} was exported"),
+        ("pipeline.rerun.rerun", ("rerun",), "{} was not compared"),
+    ],
+)
+def test_an_interrupt_is_no_verdict(
+    call_main: Call,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    words: tuple[str, ...],
+    told: str,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    out = ("--out", str(tmp_path / "out")) if "export" in words else ()
+    outcome = call_main(*words, str(path), *out)
+    assert outcome.code == 1
+    assert outcome.stderr == f"maskstream: interrupted: {told.format(path)}\n"
