@@ -14,7 +14,7 @@ Recorded = Annotated[
     Path,
     typer.Argument(
         metavar="PATH",
-        help="A recording, or the folder of a run, or of a clip's results, that holds one.",
+        help="A recording, or the run, or results of a clip, that hold it.",
     ),
 ]
 
@@ -33,10 +33,11 @@ def verify(
     ] = False,
 ) -> None:
     """Read every byte; a line for each flaw, and exit code 1 where there is one."""
-    from pipeline.record_report import show_verdict
     from pipeline.signals import verdict
 
     with verdict(f"{path} was not read to its end"):
+        from pipeline.record_report import show_verdict
+
         raise typer.Exit(show_verdict(path, closed))
 
 
@@ -60,8 +61,9 @@ def export(
     ] = ExportLayout.NPY,
 ) -> None:
     """Write the logits as numpy files at video resolution, float32 [N, 1, H, W] a frame."""
-    from pipeline.record_export import export as write
     from pipeline.signals import verdict
 
     with verdict(f"not all of {path} was exported"):
+        from pipeline.record_export import export as write
+
         raise typer.Exit(write(path, out))

@@ -181,6 +181,15 @@ def test_quantised_logits_are_compared_as_they_were_kept(tmp_path: Path, call_ma
     assert call_main("rerun", str(tmp_path / "run"), "--set", moved).code == 1
 
 
+def test_a_detector_that_others_tell_does_not_look_again(tmp_path: Path, call_main: Call) -> None:
+    kept = "recorder={record: [frames, detections, logits]}"
+    assert run(tmp_path / "run", *LIGHT, "detector={kind: boxes}", kept, frames=2)[0] == 0
+    assert call_main("rerun", str(tmp_path / "run")).code == 0
+    outcome = call_main("rerun", str(tmp_path / "run"), "--detect")
+    assert outcome.code == 78
+    assert "--detect: a detector of kind boxes is told what there is" in outcome.stderr
+
+
 def test_a_run_writes_numpy_files_for_other_tools(tmp_path: Path) -> None:
     where = f"root: {tmp_path}, session: s1"
     recorder = f"recorder={{layout: npy, record: [logits], {where}}}"
