@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from pipeline.build import DETECTORS, SEGMENTERS
 from pipeline.device import resolve_device
 from pipeline.models.listing import size
-from pipeline.models.places import ModelPlace, sha256_of
+from pipeline.models.places import ModelPlace
 from pipeline.models.targets import Target, target_of
 from stages.base import Detector, Section
 from stages.checkpoints import one_line
 from stages.errors import MaskstreamError
+from stages.file_digest import sha256_of
 from stages.records import Frame
 
 _SIZE_HW = (480, 640)

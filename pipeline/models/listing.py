@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from pipeline.config import load_config
-from pipeline.models.places import ModelPlace, configured, sha256_of, shipped
+from pipeline.models.places import ModelPlace, configured, shipped
+from stages.file_digest import sha256_of
 
 
 def show(configs: Sequence[str]) -> int:

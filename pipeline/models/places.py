@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -38,12 +37,6 @@ class ModelPlace:
     def size(self) -> int:
         """Bytes in all."""
         return sum(path.stat().st_size for path in self.files)
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shipped() -> Iterator[ModelPlace]:
