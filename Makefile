@@ -13,7 +13,8 @@ demo: $(READY)
 
 # Two processes with a thread each: most tests wait for others or use one core.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	    $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -32,13 +32,13 @@ from pipeline.folder import RunFolder
 from pipeline.header_reader import HeaderReader
 from pipeline.health import Health
 from pipeline.http_config import HttpConfig
-from pipeline.orchestrator import warm_up
 from pipeline.quality import QualityCheck
 from pipeline.serve import serve
 from pipeline.status import RunStatus
 from pipeline.tally import Tally
 from pipeline.taps import Tap, recorder_of, taps_of
 from pipeline.versions import versions
+from pipeline.warm_up import warm_up
 from stages.base import (
     Detector,
     DeviceSource,

@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from pipeline.egress import Egress
 from pipeline.health import Heartbeat
 from pipeline.inference_inputs import InferenceInputs, prepare_inference_inputs
 from pipeline.tally import FrameName, Tally
+from pipeline.warm_up import one_compute_stream, warm_up
 from stages.errors import GpuError
 from stages.grab import Grab
 from stages.records import Detections, Encoded, Frame
@@ -33,7 +34,6 @@ Half = Literal["look", "finish"]
 R = TypeVar("R")
 
 _WAIT_S = 0.1
-WARM_UP_EPOCH = -1
 
 
 class PixelTap(Protocol):
@@ -244,32 +244,6 @@ class Orchestrator:
 
 def _no_wait(timeout_s: float) -> bool:
     return True
-
-
-def warm_up(
-    chain: Chain,
-    size_hw: tuple[int, int],
-    device: torch.device,
-    origin_yx: tuple[int, int] = (0, 0),
-) -> None:
-    """Run black frames of `size_hw`, at `origin_yx` of their picture, through the chain, so that
-    no lazy work is left for the first frame."""
-    full_hw = (origin_yx[0] + size_hw[0], origin_yx[1] + size_hw[1])
-    with torch.inference_mode():
-        black = torch.zeros(3, *size_hw, dtype=torch.uint8, device=device)
-        for frame_id in range(2):
-            frame = Frame(black, "warm-up", WARM_UP_EPOCH, frame_id, 0, 0)
-            chain.warm_up(replace(frame, origin_yx=origin_yx, full_hw=full_hw))
-
-
-@contextmanager
-def one_compute_stream(device: torch.device) -> Iterator[None]:
-    """The frame loop's stream, current inside the block."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
-        yield
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,11 +21,11 @@ from pipeline.build import DETECTORS, SEGMENTERS, SOURCES, build_chain
 from pipeline.chain import Chain, Wanted
 from pipeline.config import RunConfig, parse_config
 from pipeline.device import resolve_device
-from pipeline.orchestrator import one_compute_stream, warm_up
 from pipeline.recording import weight_digests
 from pipeline.rerun_compare import Comparison, known_frames
 from pipeline.rerun_report import Report, changes
 from pipeline.versions import versions
+from pipeline.warm_up import one_compute_stream, warm_up
 from stages.base import ChoosingSegmenter, Detector, Segmenter, ToldDetector
 from stages.choices import Choice
 from stages.errors import ConfigError, RecordingError

@@ -45,6 +45,12 @@ class StartCli(Protocol):
     ) -> subprocess.Popen[str]: ...
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A test marked `gpu` is skipped where there is no CUDA GPU; `REQUIRE_GPU=1` says that here
     it must not be."""

@@ -41,6 +41,14 @@ def publisher() -> Iterator[ZmqPublisher]:
     publisher.close()
 
 
+@pytest.fixture
+def roomy() -> Iterator[ZmqPublisher]:
+    """Drops nothing of a burst, however late the other end is."""
+    publisher = publish(hwm=100)
+    yield publisher
+    publisher.close()
+
+
 def write(publisher: ZmqPublisher, frame: int) -> None:
     publisher.write(random_packet(np.random.default_rng(frame), 2, SIZE, frame_id=frame)[0])
 
@@ -187,12 +195,12 @@ def test_only_the_latest(publisher: ZmqPublisher) -> None:
         assert latest.receive(0.05) is None
 
 
-def test_the_latest_and_the_state_by_sockets_of_their_own(publisher: ZmqPublisher) -> None:
-    with Subscriber(publisher.endpoint, "cam1", latest_only=True) as latest:
-        connected(publisher)
+def test_the_latest_and_the_state_by_sockets_of_their_own(roomy: ZmqPublisher) -> None:
+    with Subscriber(roomy.endpoint, "cam1", latest_only=True) as latest:
+        connected(roomy)
         for frame in range(20):
-            write(publisher, frame)
-            publisher.poll()
+            write(roomy, frame)
+            roomy.poll()
         wait_until(lambda: "cam1" in latest.states, lambda: latest.next_message(0.05))
         threading.Event().wait(0.2)
         got = latest.receive(5.0)
@@ -200,8 +208,8 @@ def test_the_latest_and_the_state_by_sockets_of_their_own(publisher: ZmqPublishe
             got = newer
         assert got is not None
         assert got.seq == 19
-        publisher.announce("stale", 0)
-        publisher.poll()
+        roomy.announce("stale", 0)
+        roomy.poll()
         wait_until(
             lambda: latest.states["cam1"].state == "stale", lambda: latest.next_message(0.05)
         )

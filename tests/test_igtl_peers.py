@@ -33,7 +33,7 @@ ROLES = ["server", "client"]
 PICTURES = 4
 WAIT_S = 30.0
 STAMP_NS = 1_700_000_000_250_000_000
-POSED = IgtlWishes(device="Image", pose_device="Tool")
+POSED = IgtlWishes(device="Image", pose_device="Tool", max_pose_skew_ns=900_000_000)
 
 Build = Callable[[Path], str]
 
