@@ -270,7 +270,7 @@ class TestReplay:
             reader.start()
             replay(rig.path, ReplayOptions(endpoint, speed=0.0, wait_subscribers=1))
             reader.join(20)
-        seen, names_now = [], None
+        seen, names_now = [], told[0]
         for message in got:
             if isinstance(message, ResultMessage):
                 seen.append(names_now)
