@@ -9,6 +9,7 @@ from statistics import median
 from typing import Literal, Protocol
 
 from kpi.device_events import DeviceSample
+from kpi.edge_events import PacketsSent, PeersConnected, RecorderFrames, SubscriberMessages
 from kpi.events import (
     DropReason,
     Event,
@@ -16,14 +17,10 @@ from kpi.events import (
     FramePublished,
     FrameSecond,
     HostCopies,
-    PacketsSent,
-    PeersConnected,
-    RecorderFrames,
     RunFinished,
     SamMaskOutput,
     Spread,
     StageMs,
-    SubscriberMessages,
 )
 
 DetailName = Literal["frame", "second", "off"]

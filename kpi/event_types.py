@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from kpi.device_events import DeviceFault, DeviceSample
+from kpi.edge_events import (
+    ControlCommands,
+    PacketsSent,
+    PeersConnected,
+    RecorderFrames,
+    RecorderState,
+    SubscriberMessages,
+    SubscriberState,
+)
 from kpi.event import Event
 from kpi.events import (
-    ControlCommands,
     ErrorRaised,
     EventsDropped,
     FrameDropped,
@@ -17,17 +25,11 @@ from kpi.events import (
     ObjectAdded,
     ObjectDropped,
     ObjectRefused,
-    PacketsSent,
-    PeersConnected,
     PromptEnded,
-    RecorderFrames,
-    RecorderState,
     RunFinished,
     RunStarted,
     SamMaskOutput,
     SourceStateChanged,
-    SubscriberMessages,
-    SubscriberState,
 )
 
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (

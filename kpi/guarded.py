@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, Protocol
 
-from kpi.events import ErrorRaised, Event, RecorderState, RecorderStateName
+from kpi.edge_events import RecorderState, RecorderStateName
+from kpi.events import ErrorRaised, Event
 
 P = ParamSpec("P")
 Batch = Sequence[tuple[float, Event]]

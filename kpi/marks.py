@@ -7,17 +7,16 @@ from typing import Any, Final
 
 from kpi.decoding import UnknownEvent
 from kpi.device_events import DeviceFault
+from kpi.edge_events import RecorderState, SubscriberState
 from kpi.event import Event
 from kpi.events import (
     ErrorRaised,
     EventsDropped,
     ObjectRefused,
     PromptEnded,
-    RecorderState,
     RunFinished,
     RunStarted,
     SourceStateChanged,
-    SubscriberState,
 )
 
 _AS_USUAL: Final = frozenset({"streaming", "recording"})

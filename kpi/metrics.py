@@ -16,7 +16,8 @@ from prometheus_client import (
 )
 
 from kpi.device_events import DeviceFaultKind
-from kpi.events import ControlOutcome, DropReason, RecorderLoss, RefusalReason, SubscriberOutcome
+from kpi.edge_events import ControlOutcome, RecorderLoss, SubscriberOutcome
+from kpi.events import DropReason, RefusalReason
 from kpi.sometimes import SometimesKnown
 
 SECONDS = (

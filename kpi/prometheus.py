@@ -10,8 +10,16 @@ from typing import TypeVar
 from prometheus_client import Histogram, generate_latest
 
 from kpi.device_events import DeviceFault, DeviceSample
-from kpi.events import (
+from kpi.edge_events import (
     ControlCommands,
+    PacketsSent,
+    PeersConnected,
+    RecorderFrames,
+    RecorderState,
+    SubscriberMessages,
+    SubscriberState,
+)
+from kpi.events import (
     ErrorRaised,
     Event,
     EventsDropped,
@@ -21,14 +29,8 @@ from kpi.events import (
     ObjectAdded,
     ObjectDropped,
     ObjectRefused,
-    PacketsSent,
-    PeersConnected,
     PromptEnded,
-    RecorderFrames,
-    RecorderState,
     SourceStateChanged,
-    SubscriberMessages,
-    SubscriberState,
 )
 from kpi.metrics import Expectations, Metrics
 from kpi.sometimes import RECORDERS, Judge, SometimesKnown

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from kpi.device_events import DeviceSample
-from kpi.events import RecorderState
+from kpi.edge_events import RecorderState
 
 GAUGES = (
     ("process_cpu_cores", "process_cpu", "Cores in use by this process."),

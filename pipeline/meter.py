@@ -7,13 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from kpi import emit
-from kpi.events import (
-    HostCopies,
-    PacketsSent,
-    PeersConnected,
-    SubscriberMessages,
-    SubscriberOutcome,
-)
+from kpi.edge_events import PacketsSent, PeersConnected, SubscriberMessages, SubscriberOutcome
+from kpi.events import HostCopies
 from stages.copies import CopyCount
 from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import ZmqPublisher

@@ -11,7 +11,11 @@ import typer
 app = typer.Typer(help="Look at a recording.", no_args_is_help=True)
 
 Recorded = Annotated[
-    Path, typer.Argument(metavar="PATH", help="A recording, or the run that made it.")
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A recording, or the run, or results of a clip, that hold it.",
+    ),
 ]
 
 
@@ -29,9 +33,12 @@ def verify(
     ] = False,
 ) -> None:
     """Read every byte; a line for each flaw, and exit code 1 where there is one."""
-    from pipeline.record_report import show_verdict
+    from pipeline.signals import verdict
 
-    raise typer.Exit(show_verdict(path, closed))
+    with verdict(f"{path} was not read to its end"):
+        from pipeline.record_report import show_verdict
+
+        raise typer.Exit(show_verdict(path, closed))
 
 
 @app.command()
@@ -54,6 +61,9 @@ def export(
     ] = ExportLayout.NPY,
 ) -> None:
     """Write the logits as numpy files at video resolution, float32 [N, 1, H, W] a frame."""
-    from pipeline.record_export import export as write
+    from pipeline.signals import verdict
 
-    raise typer.Exit(write(path, out))
+    with verdict(f"not all of {path} was exported"):
+        from pipeline.record_export import export as write
+
+        raise typer.Exit(write(path, out))

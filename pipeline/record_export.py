@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from kpi.text import printable
+from pipeline.offline.progress import Advance, progress
 from stages.recording.export import export_npy
 from stages.recording.reading import recording_in
 
@@ -20,13 +19,15 @@ def export(path: Path, out: Path) -> int:
 
     Raises `RecordingError`.
     """
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("frames", total=None)
-        done = export_npy(
-            recording_in(path),
-            out,
-            lambda count, of: progress.update(task, completed=count, total=of),
-        )
+    with ExitStack() as stack:
+        shown: list[Advance] = []
+
+        def each(done: int, of: int) -> None:
+            if not shown:
+                shown.append(stack.enter_context(progress(of, "frames")))
+            shown[0]("")
+
+        done = export_npy(recording_in(path), out, each)
     sys.stdout.write(f"{done.path}: {done.frames} frames\n")
     for line in done.left_out:
         sys.stderr.write(f"maskstream: left out: {printable(line, _LONGEST)}\n")

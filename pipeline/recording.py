@@ -15,6 +15,7 @@ from stages.recorder.provenance import Provenance
 from stages.recording.entry import Kind
 from stages.recording.log_writer import LogOptions
 from stages.recording.manifest import Manifest
+from stages.recording.npy_names import PREDICTIONS
 from stages.recording.npy_writer import NpyOptions
 from stages.recording.reading import IN_RUN
 from stages.recording.retention import Keep
@@ -45,7 +46,7 @@ def open_recorder(parts: Assembly, options: RunOptions, stack: ExitStack) -> Non
     manifest = _manifest(parts, config, name)
     if config.layout == "npy":
         npy = create_npy(root, manifest, NpyOptions(space=_space(config)))
-        recorder.open_npy(npy, str(root / "predictions" / name))
+        recorder.open_npy(npy, str(root / PREDICTIONS / name))
     else:
         log = create_log(root, manifest, _log_options(config))
         log.append(_provenance(parts, options).entry())

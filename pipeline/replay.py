@@ -17,7 +17,7 @@ from stages.recording.entries import Packet
 from stages.recording.log_reader import LogRecording
 from stages.recording.reading import open_recording, recording_in
 from stages.sinks.replay_socket import ReplaySocket
-from stages.wire_replay import Replayed, replayed
+from stages.wire_replay import Replayed, names_told, replayed
 
 _SLICE_S: Final = 0.1
 _HWM: Final = 4
@@ -55,7 +55,7 @@ def replay(path: Path, options: ReplayOptions) -> int:
             Reach(insecure_bind=options.insecure_bind),
             manifest.source_id,
             manifest.class_names,
-            run=first.run,
+            run=first[0].run,
             hwm=_HWM,
             patience_s=0.0 if options.speed else _PATIENCE_S,
         )
@@ -85,7 +85,7 @@ def _once(
 ) -> int:
     """Send all, each at its time after the first; how many that were."""
     sent, start, first_ns = 0, time.monotonic(), 0
-    for item in _results(recording):
+    for item, class_names in _results(recording):
         first_ns = item.published_ns if not sent else first_ns
         due = start + (item.published_ns - first_ns) / 1e9 / speed if speed else start
         while not stop.is_set() and time.monotonic() < due:
@@ -93,16 +93,21 @@ def _once(
         if stop.is_set():
             break
         socket.wait(due)
-        socket.send(item)
+        socket.send(item, class_names)
         sent += 1
     return sent
 
 
-def _results(recording: LogRecording) -> Iterator[Replayed]:
+def _results(recording: LogRecording) -> Iterator[tuple[Replayed, tuple[str, ...]]]:
+    """Each with what class ids meant then: phrases come and go."""
+    class_names = recording.manifest.class_names
     for record in recording.records("packet"):
-        item = replayed(Packet.of(record).message)
+        message = Packet.of(record).message
+        item = replayed(message)
         if item is not None:
-            yield item
+            yield item, class_names
+        else:
+            class_names = names_told(message) or class_names
 
 
 def _opened(path: Path) -> LogRecording:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[Path, typer.Argument(help="A recording, or the folder of the run that made it.")]
+Run = Annotated[Path, typer.Argument(help="A recording, or the folder of the run that holds it.")]
 
 
 def replay(
@@ -48,10 +48,13 @@ def rerun(
     """Run recorded frames again, and tell where masks differ: exit code 1 where they do."""
     # Read once, when torch is loaded: as in a run, which rounds the same way then.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pipeline.rerun import RerunOptions
-    from pipeline.rerun import rerun as again
+    from pipeline.signals import verdict
 
-    report = again(run, RerunOptions(tuple(overrides or ()), detect, frames))
+    with verdict(f"{run} was not compared"):
+        from pipeline.rerun import RerunOptions
+        from pipeline.rerun import rerun as again
+
+        report = again(run, RerunOptions(tuple(overrides or ()), detect, frames))
     text = json.dumps(report.as_json(), indent=2) if as_json else "\n".join(report.lines())
     sys.stdout.write(text + "\n")
     raise typer.Exit(report.exit_code)

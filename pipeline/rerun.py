@@ -26,7 +26,7 @@ from pipeline.rerun_compare import Comparison, known_frames
 from pipeline.rerun_report import Report, changes
 from pipeline.versions import versions
 from pipeline.warm_up import one_compute_stream, warm_up
-from stages.base import ChoosingSegmenter, Detector, Segmenter
+from stages.base import ChoosingSegmenter, Detector, Segmenter, ToldDetector
 from stages.choices import Choice
 from stages.errors import ConfigError, RecordingError
 from stages.grab import Grab
@@ -188,6 +188,11 @@ def _stages(
     weights = weight_digests(detector, segmenter)
     if options.detect:
         run.need("detections")
+        if isinstance(detector, ToldDetector):
+            raise ConfigError(
+                f"--detect: a detector of kind {section.model_dump()['kind']} is told what there "
+                "is, and nobody tells it now (expected a rerun of the recorded detections)"
+            )
         detector = AsRecorded(detector, run, device)
     if isinstance(segmenter, ChoosingSegmenter) and run.choice(0) is None:
         raise RecordingError(

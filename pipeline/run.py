@@ -12,7 +12,8 @@ from rich.console import Console
 
 from kpi import emit
 from kpi.detail import make_detail
-from kpi.events import ErrorRaised, RecorderState, RunFinished, RunStarted
+from kpi.edge_events import RecorderState
+from kpi.events import ErrorRaised, RunFinished, RunStarted
 from kpi.guarded import EventSink
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from stages.errors import RecordingError
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:
@@ -46,3 +48,13 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+
+
+@contextmanager
+def verdict(unfinished: str) -> Iterator[None]:
+    """For a command whose exit code says what it found: an interrupt, elsewhere a clean end, must
+    not look like a good result. Raises `RecordingError` with ``unfinished``."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise RecordingError(f"interrupted: {unfinished}") from error

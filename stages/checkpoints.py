@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stages.errors import ConfigError
+from stages.file_digest import sha256_of
 
 WEIGHTS_FORMAT = "maskstream-weights-1"
 """`format` in the metadata of our own safetensors files."""
@@ -53,12 +53,6 @@ def check_sha256(path: Path, expected: str | None) -> None:
     actual = sha256_of(path)
     if actual != expected.lower():
         raise ConfigError(f"{path}: sha256 is {actual}, expected {expected.lower()}")
-
-
-def sha256_of(path: Path) -> str:
-    """The file's SHA-256 as 64 hexadecimal digits; raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_safetensors(path: Path) -> SafetensorsFile:

@@ -13,7 +13,7 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from kpi.events import ConnectionOutcome
+from kpi.edge_events import ConnectionOutcome
 
 _TOLD: Final[dict[int, ConnectionOutcome]] = {
     zmq.EVENT_ACCEPTED: "connected",

@@ -47,16 +47,16 @@ def read_file(path: Path) -> NDArray[np.uint8]:
         raise SourceError(f"{path}: does not decode ({reason}), expected {kind}") from error
 
 
-def names_for(paths: Sequence[Path]) -> list[str]:
+def names_for(paths: Sequence[Path], ends: Sequence[str] = ("",)) -> list[str]:
     """A name for what belongs to each: the file's without its end, and a number where another
-    has that already."""
+    has that already; no two are equal with any of ``ends`` behind them."""
     taken: set[str] = set()
     names = []
     for path in paths:
         name, number = path.stem, 2
-        while name.lower() in taken:
+        while not taken.isdisjoint(wanted := {(name + end).lower() for end in ends}):
             name, number = f"{path.stem}_{number}", number + 1
-        taken.add(name.lower())
+        taken |= wanted
         names.append(name)
     return names
 

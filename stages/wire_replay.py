@@ -25,6 +25,12 @@ class Replayed:
     """The recorded run's monotonic clock."""
 
 
+def names_told(message: bytes | memoryview) -> tuple[str, ...] | None:
+    """What class ids mean, of a state; None for what is none. Raises `WireError`."""
+    topic, header, _ = opened(memoryview(message))
+    return Fields(header, "header").texts("class_names") if topic.startswith(b"state/") else None
+
+
 def replayed(message: bytes | memoryview) -> Replayed | None:
     """The same topic, header and payload, but that the header says `stale` and `replay`, and names
     no memory of a device any more; None for what is no result. Raises `WireError`."""

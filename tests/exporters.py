@@ -10,7 +10,8 @@ from typing import NamedTuple
 from test_kpi_prometheus import EXPECTED, FULL, STAGES
 
 from kpi.device_events import DeviceFault
-from kpi.events import FrameDropped, FramePublished, RecorderState, SourceStateChanged, StageMs
+from kpi.edge_events import RecorderState
+from kpi.events import FrameDropped, FramePublished, SourceStateChanged, StageMs
 from kpi.http import HttpServer
 from kpi.prometheus import PrometheusSink
 from kpi.sometimes import Judge

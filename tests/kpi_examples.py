@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from kpi.device_events import DeviceFault, DeviceSample
-from kpi.events import (
+from kpi.edge_events import (
     ControlCommands,
+    PacketsSent,
+    PeersConnected,
+    RecorderFrames,
+    RecorderState,
+    SubscriberMessages,
+    SubscriberState,
+)
+from kpi.events import (
     ErrorRaised,
     Event,
     EventsDropped,
@@ -15,19 +23,13 @@ from kpi.events import (
     ObjectAdded,
     ObjectDropped,
     ObjectRefused,
-    PacketsSent,
-    PeersConnected,
     PromptEnded,
-    RecorderFrames,
-    RecorderState,
     RunFinished,
     RunStarted,
     SamMaskOutput,
     SourceStateChanged,
     Spread,
     StageMs,
-    SubscriberMessages,
-    SubscriberState,
 )
 
 STAGES = {"detect": StageMs(1.5, None), "segment": StageMs(2.5, 4.25)}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kpi.events import SubscriberState
+from kpi.edge_events import SubscriberState
 
 
 def event(number: int, topic: str = "result/cam") -> SubscriberState:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kpi.device_events import DeviceFault, DeviceSample
+from kpi.edge_events import RecorderState
 from kpi.events import (
     ErrorRaised,
     Event,
@@ -17,7 +18,6 @@ from kpi.events import (
     FrameKind,
     FramePublished,
     PromptEnded,
-    RecorderState,
     RunFinished,
     RunStarted,
     SourceStateChanged,

@@ -24,7 +24,8 @@ from control_rig import SIZE_HW, Rig, rig
 from result_packets import wait_until
 from test_curve import DEAF_S, Keys
 
-from kpi.events import ControlCommands, ErrorRaised
+from kpi.edge_events import ControlCommands
+from kpi.events import ErrorRaised
 from pipeline.control import channel, desk, memory, schema
 from pipeline.control.answers import DETAILS
 from pipeline.control.commands import MAX_COMMAND_BYTES

@@ -8,7 +8,7 @@ from conftest import ROOT
 from dashboard import Query, dashboard, metrics_in, queries, unfiltered
 from test_kpi_prometheus import FULL, make, published, series
 
-from kpi.events import RecorderState
+from kpi.edge_events import RecorderState
 
 ROWS = [
     "Live state",

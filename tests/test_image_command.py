@@ -185,6 +185,19 @@ class TestParity:
         assert area(-2.0) > area(0.0) > area(2.0)
 
 
+def test_no_picture_takes_the_name_of_another_ones_proposals(
+    pictures: Path, segment: Callable[..., Outcome]
+) -> None:
+    paths = [Path(f"in/n{end}.png") for end in ("", "_1", "_1_2")]
+    for seed, path in enumerate(paths):
+        Image.fromarray(noise(seed)).save(path)
+    assert segment(*map(str, paths), "--point", "40,30", "--multimask").code == 0
+    shown = [str(record.overlay) for record in results().pictures]
+    every = {f"{name[:-4]}{end}.png" for name in shown for end in ("", "_1", "_2", "_3")}
+    assert len(every) == 12
+    assert {f"overlays/{path.name}" for path in Path("out/overlays").iterdir()} == every
+
+
 def test_what_is_written_for_several_prompts(
     pictures: Path, segment: Callable[..., Outcome], official: SAM2ImagePredictor
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 from kpi_lines import event
 from kpi_sinks import HungRecorder, HungSink
 
-from kpi.events import ErrorRaised, Event, EventsDropped, RecorderState, SubscriberState
+from kpi.edge_events import RecorderState, SubscriberState
+from kpi.events import ErrorRaised, Event, EventsDropped
 from kpi.guarded import EventSink
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink

@@ -11,8 +11,9 @@ import time
 import pytest
 
 import kpi
+from kpi.edge_events import SubscriberState
 from kpi.emit import current_logger
-from kpi.events import ErrorRaised, Event, EventsDropped, SubscriberState
+from kpi.events import ErrorRaised, Event, EventsDropped
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from kpi_lines import event, files_limited_to, read
 
-from kpi.events import ErrorRaised, RecorderState, SubscriberState
+from kpi.edge_events import RecorderState, SubscriberState
+from kpi.events import ErrorRaised
 from kpi.jsonl import JsonlSink
 from kpi.logger import KpiLogger
 from kpi.memory import MemorySink

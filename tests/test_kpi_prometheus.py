@@ -11,8 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from services import require
 
 from kpi.device_events import DeviceFault, DeviceSample
-from kpi.events import (
+from kpi.edge_events import (
     ControlCommands,
+    PacketsSent,
+    RecorderState,
+    SubscriberMessages,
+    SubscriberState,
+)
+from kpi.events import (
     DropReason,
     ErrorRaised,
     Event,
@@ -23,14 +29,10 @@ from kpi.events import (
     ObjectAdded,
     ObjectDropped,
     ObjectRefused,
-    PacketsSent,
     PromptEnded,
-    RecorderState,
     SourceState,
     SourceStateChanged,
     StageMs,
-    SubscriberMessages,
-    SubscriberState,
 )
 from kpi.logger import KpiLogger
 from kpi.metrics import Expectations

@@ -14,7 +14,8 @@ from kpi_examples import BARE, FULL
 from kpi_lines import event
 
 from kpi.decoding import LONGEST_LINE, LineError, UnknownEvent, decode
-from kpi.events import Event, FramePublished, SubscriberState
+from kpi.edge_events import SubscriberState
+from kpi.events import Event, FramePublished
 from kpi.jsonl import JsonlSink
 from kpi.reading import KpiLog, LogError, open_files
 

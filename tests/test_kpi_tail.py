@@ -16,7 +16,8 @@ from kpi_lines import event
 from kpi_logs import HOSTILE, Made, hostile_events, write_events, write_log
 
 from kpi.decoding import Record
-from kpi.events import RunFinished, SubscriberState
+from kpi.edge_events import SubscriberState
+from kpi.events import RunFinished
 from kpi.jsonl import JsonlSink
 from kpi.lines import describe
 from kpi.reading import LogError

@@ -17,8 +17,9 @@ from igtl_out import NS, SIZE_HW, Served
 from igtl_receivers import Receiver
 from pydantic import ValidationError
 
+from kpi.edge_events import SubscriberState
 from kpi.emit import current_logger
-from kpi.events import Event, SubscriberState
+from kpi.events import Event
 from stages.packets import HostPacket
 from stages.sinks.label_image import label_image
 from stages.sinks.openigtlink_server import (

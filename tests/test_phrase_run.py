@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Outcome
 from fake_concepts import TruthConcepts
 
 import stages.detectors.sam3 as sam3
@@ -96,7 +98,7 @@ def story(person: Person, told: dict[str, Any]) -> None:
 
 @pytest.mark.timeout(180)
 def test_phrases_come_and_go_and_the_others_keep_their_ids(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_main: Callable[..., Outcome]
 ) -> None:
     network = TruthConcepts(PhantomConfig(seed=SEED, fps=None))
     monkeypatch.setattr(sam3, "build_network", lambda config, device: network)
@@ -114,6 +116,7 @@ def test_phrases_come_and_go_and_the_others_keep_their_ids(
             "control": {"endpoint": f"ipc://{sockets}/control"},
             "http": None,
             "preview": None,
+            "recorder": {"record": ["frames", "detections", "prompts", "logits", "packets"]},
         }
     )
     told: dict[str, Any] = {}
@@ -147,3 +150,5 @@ def test_phrases_come_and_go_and_the_others_keep_their_ids(
     assert summary["frames"]["published"] >= 10
     on_record = (tmp_path / "out" / "control.jsonl").read_text()
     assert '"verb": "add_phrase"' in on_record or '"verb":"add_phrase"' in on_record
+    again = call_main("rerun", str(tmp_path / "out"))
+    assert again.stdout.startswith("identical, bit for bit as float16: "), again.stdout

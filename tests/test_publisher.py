@@ -14,8 +14,9 @@ import zmq
 from pydantic import ValidationError
 from result_packets import random_packet, wait_until
 
+from kpi.edge_events import SubscriberState
 from kpi.emit import current_logger
-from kpi.events import Event, SourceState, SubscriberState
+from kpi.events import Event, SourceState
 from stages.client import Subscriber
 from stages.errors import ConfigError
 from stages.packets import HostPacket

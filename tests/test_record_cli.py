@@ -13,7 +13,7 @@ from recordings import log_options, logits, manifest
 
 from stages.recording.entry import Stamp
 from stages.recording.manifest import Manifest
-from stages.recording.writing import create_log
+from stages.recording.writing import create_log, create_npy
 
 Call = Callable[..., Outcome]
 
@@ -146,3 +146,51 @@ def test_usage(call_main: Call, path: Path) -> None:
     assert call_main("record", "export", str(path)).code == 2
     assert call_main("record", "export", str(path), "--out", "x", "--layout", "zarr").code == 2
     assert call_main("record", "verify").code == 2
+
+
+def npy(root: Path, session: str) -> Path:
+    create_npy(root, Manifest("npy", session)).close()
+    return root / "predictions" / session
+
+
+def test_the_folder_of_a_run_or_of_results_leads_to_its_numpy_files(
+    call_main: Call, tmp_path: Path
+) -> None:
+    found = npy(tmp_path, "clip")
+    for verb in ("verify", "info"):
+        assert call_main("record", verb, str(tmp_path)).code == 0
+    assert call_main("record", "verify", str(tmp_path)).stdout.startswith(f"{found}: npy, ")
+    npy(tmp_path, "another")
+    outcome = call_main("record", "info", str(tmp_path))
+    assert outcome.code == 1
+    assert outcome.stderr == (
+        f"maskstream: {tmp_path}: holds 2 recordings "
+        f"(expected one of them, such as {tmp_path}/predictions/another)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "words", "told"),
+    [
+        ("pipeline.record_report.verify", ("record", "verify"), "{} was not read to its end"),
+        ("pipeline.record_export.export_npy", ("record", "export"), "not all of {} was exported"),
+        ("pipeline.rerun.rerun", ("rerun",), "{} was not compared"),
+    ],
+)
+def test_an_interrupt_is_no_verdict(
+    call_main: Call,
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    words: tuple[str, ...],
+    told: str,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    out = ("--out", str(tmp_path / "out")) if "export" in words else ()
+    outcome = call_main(*words, str(path), *out)
+    assert outcome.code == 1
+    assert outcome.stderr == f"maskstream: interrupted: {told.format(path)}\n"

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from recorders import Rig, eventually, packet, recording
 from tiny_sam2 import detections, frame, listening
 
-from kpi.events import ErrorRaised, RecorderFrames, RecorderState
+from kpi.edge_events import RecorderFrames, RecorderState
+from kpi.events import ErrorRaised
 from pipeline.health import Health
 from pipeline.status import RunStatus
 from pipeline.tally import Tally

@@ -16,11 +16,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from conftest import Outcome, StartCli
-from recorders import eventually, recording
+from recorders import eventually, packet, recording
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from kpi.events import RecorderFrames
+from kpi.edge_events import RecorderFrames
 from kpi.prometheus import PrometheusSink
 from pipeline.config import load_config
 from pipeline.frame_flow import RunOptions
@@ -34,7 +34,7 @@ from stages.recording.entries import Packet, Prompted
 from stages.recording.entry import Stamp
 from stages.recording.log_reader import LogRecording
 from stages.segmenters import sam2_checkpoint
-from stages.wire import ResultMessage, decode
+from stages.wire import ResultMessage, decode, encode_result, encode_state
 from stages.wire_replay import replayed
 
 FRAMES = 16
@@ -181,6 +181,15 @@ def test_quantised_logits_are_compared_as_they_were_kept(tmp_path: Path, call_ma
     assert call_main("rerun", str(tmp_path / "run"), "--set", moved).code == 1
 
 
+def test_a_detector_that_others_tell_does_not_look_again(tmp_path: Path, call_main: Call) -> None:
+    kept = "recorder={record: [frames, detections, logits]}"
+    assert run(tmp_path / "run", *LIGHT, "detector={kind: boxes}", kept, frames=2)[0] == 0
+    assert call_main("rerun", str(tmp_path / "run")).code == 0
+    outcome = call_main("rerun", str(tmp_path / "run"), "--detect")
+    assert outcome.code == 78
+    assert "--detect: a detector of kind boxes is told what there is" in outcome.stderr
+
+
 def test_a_run_writes_numpy_files_for_other_tools(tmp_path: Path) -> None:
     where = f"root: {tmp_path}, session: s1"
     recorder = f"recorder={{layout: npy, record: [logits], {where}}}"
@@ -245,6 +254,30 @@ class TestReplay:
         assert len(told) == 1
         assert "and a replay" in told[0]
 
+    def test_class_ids_mean_what_they_meant_then(self, tmp_path: Path) -> None:
+        endpoint = f"ipc://{private(tmp_path)}/results"
+        told = [(), ("lesion",), ("lesion", "needle")]
+        with recording(tmp_path, record=("packets",)) as rig:
+            for number, names in enumerate(told):
+                state = encode_state("cam1", 0, "streaming", None, names)
+                rig.recorder.published("state", state)
+                result = encode_result(packet(number), number, names, "none")
+                rig.recorder.published("result", result)
+                rig.offer(1, number)
+        got: list[Any] = []
+        with Subscriber(endpoint, reconnect_ms=(10, 50)) as subscriber:
+            reader = threading.Thread(target=_receive_all, args=(subscriber, got))
+            reader.start()
+            replay(rig.path, ReplayOptions(endpoint, speed=0.0, wait_subscribers=1))
+            reader.join(20)
+        seen, names_now = [], told[0]
+        for message in got:
+            if isinstance(message, ResultMessage):
+                seen.append(names_now)
+            else:
+                names_now = message.class_names
+        assert seen == told
+
     def test_only_what_makes_it_a_replay_is_changed(self, recorded: Path) -> None:
         with LogRecording(recorded / "recording") as log:
             sent = [bytes(Packet.of(record).message) for record in log.records("packet")]
@@ -280,6 +313,13 @@ def _receive(subscriber: Subscriber, got: list[ResultMessage]) -> None:
             got.append(message)
 
 
+def _receive_all(subscriber: Subscriber, got: list[Any]) -> None:
+    while (message := subscriber.next_message(20)) is not None:
+        got.append(message)
+        if getattr(message, "state", None) == "ended":
+            return
+
+
 def parts(message: bytes) -> tuple[bytes, dict[str, Any], bytes]:
     topic, _, rest = message.partition(b"\0")
     length = int.from_bytes(rest[:4], "little")
@@ -304,7 +344,7 @@ def times_of(recorded: Path, speed: float, monkeypatch: pytest.MonkeyPatch) -> l
         def wait(self, until: float) -> None:
             now[0] = max(now[0], until)
 
-        def send(self, item: object) -> None:
+        def send(self, item: object, class_names: object) -> None:
             sent.append(now[0])
 
         def close(self) -> None: ...

@@ -20,9 +20,9 @@ from benchmarks.soak import tensor_bytes
 from pipeline.audit import residency_guard
 from pipeline.fake_cuda import fake_cuda
 from stages.base import PhraseDetector, SwitchedDetector, Weighted
-from stages.checkpoints import sha256_of
 from stages.detectors.sam3 import Sam3TextConfig, Sam3TextDetector
 from stages.errors import ConfigError, ResidencyError
+from stages.file_digest import sha256_of
 
 pytest.importorskip("transformers")
 CPU = torch.device("cpu")

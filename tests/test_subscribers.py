@@ -25,8 +25,9 @@ from result_packets import random_packet, wait_until
 from test_client import big_packet, connected
 from test_wire import mutate_bytes
 
+from kpi.edge_events import PacketsSent, PeersConnected, SubscriberMessages
 from kpi.emit import current_logger
-from kpi.events import Event, PacketsSent, PeersConnected, SourceStateChanged, SubscriberMessages
+from kpi.events import Event, SourceStateChanged
 from pipeline.kpi_topic import KpiTopic
 from pipeline.meter import Meter
 from stages.client import Subscriber

@@ -16,6 +16,7 @@ import av
 import jsonschema
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import ROOT, Outcome
 from PIL import Image
@@ -25,12 +26,19 @@ from typer.testing import CliRunner
 import pipeline.offline.video as video_command
 from pipeline.cli import app
 from pipeline.clip import open_clip
+from pipeline.offline.clip_logits import ClipLogits
 from pipeline.offline.clip_prompts import ClipPromptsFile, clip_prompts
 from pipeline.offline.folder import PROGRESS, OutFolder
 from pipeline.offline.journal import Journal
 from pipeline.offline.measure import mask_of
-from pipeline.offline.records import SCHEMA_PATH, PromptRecord, VideoResults
-from stages.errors import ConfigError
+from pipeline.offline.records import (
+    SCHEMA_PATH,
+    ClipRecord,
+    ModelRecord,
+    PromptRecord,
+    VideoResults,
+)
+from stages.errors import ConfigError, RecordingError
 from stages.segmenters import sam2_checkpoint
 from tests.test_image_command import small_files
 from tests.tiny_sam2 import FRAME_HW, write_model
@@ -310,6 +318,26 @@ def test_an_interrupt_leaves_what_was_finished(
     assert track(str(frames), *BOTH, "--resume").code == 0
     assert content() == in_one_go
     assert len(film()) == COUNT
+
+
+def test_logits_begin_anew_where_only_their_folder_was_made(tmp_path: Path) -> None:
+    results = VideoResults.model_construct(
+        clip=ClipRecord(name="a b.mp4", frames=1, size_hw=FRAME_HW, fps=None),
+        mask_threshold=0.0,
+        model=ModelRecord(name="m", sha256="", image_size=64),
+        versions={},
+    )
+    session = tmp_path / "out" / "predictions" / "a_b"
+    session.mkdir(parents=True)
+    (session / ".lock").touch()
+    (tmp_path / "out" / PROGRESS).touch()
+    with OutFolder(tmp_path / "out", "video", "resume") as folder:
+        with ClipLogits(folder, results) as recording:
+            recording.write(0, (1,), torch.zeros(1, 1, *FRAME_HW), 0)
+        (session / "manifest.json").unlink()
+        with pytest.raises(RecordingError, match="exists"):  # with frames in it, it stays
+            ClipLogits(folder, results)
+    assert (session / "frame_00000.npy").is_file()
 
 
 def test_logits_lie_where_tools_look_for_them(

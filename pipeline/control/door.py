@@ -9,7 +9,7 @@ from typing import Final
 
 import zmq
 
-from kpi.events import ConnectionOutcome
+from kpi.edge_events import ConnectionOutcome
 from pipeline.control.answers import Answer
 from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.config import ControlConfig

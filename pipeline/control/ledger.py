@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Final
 
 from kpi import emit
-from kpi.events import ControlCommands, ControlOutcome, ErrorRaised
+from kpi.edge_events import ControlCommands, ControlOutcome
+from kpi.events import ErrorRaised
 from pipeline.control.answers import Answer
 from pipeline.control.audit import AuditLog
 from pipeline.control.commands import Command, Ping

@@ -20,8 +20,9 @@ from pipeline.models.listing import size
 from pipeline.models.places import ModelPlace
 from pipeline.models.targets import Target, target_of
 from stages.base import Detector, Section
-from stages.checkpoints import one_line, sha256_of
+from stages.checkpoints import one_line
 from stages.errors import MaskstreamError
+from stages.file_digest import sha256_of
 from stages.records import Frame
 
 _SIZE_HW = (480, 640)

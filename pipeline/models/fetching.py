@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from stages.checkpoints import sha256_of
 from stages.errors import MaskstreamError
+from stages.file_digest import sha256_of
 
 HUB: Final = "https://huggingface.co"
 _WANTED: Final = (".safetensors", ".json", ".txt", ".md")

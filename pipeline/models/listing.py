@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.config import load_config
 from pipeline.models.places import ModelPlace, configured, shipped
-from stages.checkpoints import sha256_of
+from stages.file_digest import sha256_of
 
 
 def show(configs: Sequence[str]) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from torch import Tensor
 
-from pipeline.offline.folder import PREDICTIONS, OutFolder
+from pipeline.offline.folder import OutFolder
 from pipeline.offline.records import VideoResults
 from stages.errors import OutputError
 from stages.recording.entries import VideoLogits
 from stages.recording.entry import Stamp
 from stages.recording.manifest import Manifest
+from stages.recording.npy_names import PREDICTIONS
 from stages.recording.writing import create_npy, reopen_npy
 
 
@@ -31,6 +33,8 @@ class ClipLogits:
         if (self._path / "manifest.json").is_file():
             self._writer = reopen_npy(self._path)
             return
+        if self._path.is_dir() and all(each.name[0] == "." for each in self._path.iterdir()):
+            shutil.rmtree(self._path)  # whoever made it was killed before it had a manifest
         self._writer = create_npy(
             folder.path,
             Manifest(

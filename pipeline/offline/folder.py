@@ -13,6 +13,7 @@ from typing import Final, Literal, Self
 
 from pipeline.folder import check_folder, default_path, make_folder
 from stages.errors import ConfigError, OutputError
+from stages.recording.npy_names import PREDICTIONS
 
 Entry = Literal["new", "overwrite", "resume"]
 """`new`: the folder is new or empty; `overwrite`: former results in it go away; `resume`: stay."""
@@ -20,7 +21,6 @@ Entry = Literal["new", "overwrite", "resume"]
 RESULTS: Final = "results.json"
 PROGRESS: Final = ".progress.jsonl"
 FRAMES, MASKS, OVERLAYS, COMBINED = "frames", "masks", "overlays", "combined"
-PREDICTIONS: Final = "predictions"
 FILM: Final = "overlay.mp4"
 _OURS: Final = frozenset({RESULTS, PROGRESS, FRAMES, MASKS, OVERLAYS, COMBINED, PREDICTIONS, FILM})
 _PART: Final = ".part"

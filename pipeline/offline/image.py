@@ -97,7 +97,7 @@ def _all(one: _OnePicture, paths: Sequence[Path], journal: Journal) -> int:
     """How many pictures could not be used; each is told in a line."""
     failed = 0
     with stop_on_signals() as stop, progress(len(paths), "pictures") as advance:
-        for number, (path, name) in enumerate(zip(paths, names_for(paths), strict=True)):
+        for number, (path, name) in enumerate(zip(paths, names_for(paths, one.ends), strict=True)):
             if stop.is_set():
                 break
             began = time.monotonic()
@@ -118,6 +118,8 @@ class _OnePicture:
 
     def __init__(self, job: ImageJob, proposer: Proposer, folder: OutFolder) -> None:
         self._job, self._proposer, self._folder = job, proposer, folder
+        self.ends = ("", "_1", "_2", "_3") if job.multimask else ("",)
+        """Of the names of overlays: of what was chosen, and of each proposal."""
 
     def segment(self, path: Path, name: str) -> PictureRecord:
         """Raises `SourceError` where the picture, or a prompt on it, cannot be used."""
@@ -191,8 +193,8 @@ class _OnePicture:
             save_labels(label_picture(chosen, same, pixels.shape[:2]), part)
         told = [(prompt.object, prompt) for prompt in prompts]
         shown = {"": [mask for mask in masks if mask.chosen]}
-        for row in range(proposals[0].masks.shape[0] if self._job.multimask else 0):
-            shown[f"_{row + 1}"] = [mask for mask in masks if mask.proposal == row]
+        for row, which in enumerate(self.ends[1:]):
+            shown[which] = [mask for mask in masks if mask.proposal == row]
         for which, records in shown.items():
             objects = [_drawn(one, proposals) for one in records]
             with self._folder.place(f"{OVERLAYS}/{name}{which}.png") as part:

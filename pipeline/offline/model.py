@@ -52,7 +52,7 @@ def built(options: ModelOptions) -> Proposer:
 def model_record(options: ModelOptions, image_size: int) -> ModelRecord:
     """What the results say of a model that was built; reads the file of its weights."""
     from pipeline.build import weights_of
-    from stages.checkpoints import sha256_of
+    from stages.file_digest import sha256_of
 
     sha256 = sha256_of(weights_of(options.name, options.checkpoint))
     return ModelRecord(name=options.name, sha256=sha256, image_size=image_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.base import Section
 from stages.detectors.none import NoDetector, NoDetectorConfig
 from stages.exits import named_exit
-from stages.recorder.recorded_run import RecordedRun, Rows
+from stages.recorder.recorded_run import RecordedRun
 from stages.records import Detections, Frame
 
 
@@ -42,15 +42,15 @@ class RecordedDetector:
         if frame.epoch < 0 or frame.frame_id >= len(self._run.frames):
             return self._nothing.detect(frame)
         rows = self._run.rows(frame.frame_id)
-        return Detections(frame, *self._uploaded(rows), computed=rows.computed)
-
-    def _uploaded(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with named_exit("recorded"):
-            return (
+            return Detections(
+                frame,
                 self._on_device(rows.boxes_xyxy),
                 self._on_device(rows.scores),
                 self._on_device(rows.class_ids),
                 self._on_device(rows.valid),
+                computed=rows.computed,
+                classes=None if rows.classes is None else self._on_device(rows.classes),
             )
 
     def _on_device(

@@ -13,7 +13,7 @@ from stages.packets import HostPacket, PacketInfo
 from stages.recorder.choice_fields import asked, to_fields
 from stages.recorder.config import RecorderConfig, What
 from stages.recorder.looked import Looked
-from stages.recorder.names import ABOUT, ROWS
+from stages.recorder.names import ABOUT, CLASSES, ROWS
 from stages.recording.entries import (
     Detected,
     Logits,
@@ -121,7 +121,7 @@ class Bundle:
                 class_ids=rows[2][valid],
                 computed=looked.computed,
             ).entry()
-            every = dict(zip(ROWS, rows, strict=True))
+            every = dict(zip((*ROWS, CLASSES), rows, strict=False))
             yield replace(found, arrays={**found.arrays, **every})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from kpi.events import RecorderLoss
+from kpi.edge_events import RecorderLoss
 
 
 class Counts:

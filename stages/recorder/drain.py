@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Generic, Protocol, TypeVar
 
+from kpi.edge_events import RecorderLoss, RecorderState, RecorderStateName
 from kpi.emit import emit
-from kpi.events import ErrorRaised, RecorderLoss, RecorderState, RecorderStateName
+from kpi.events import ErrorRaised
 from stages.recorder.bundle import Bundle
 from stages.recorder.counts import Counts
 from stages.recorder.ring import Ring

@@ -33,7 +33,7 @@ class Looked:
     pixels: Tensor | None
     """uint8 (3, H, W)."""
     boxes: tuple[Tensor, ...] | None
-    """Boxes, scores, classes, valid, as in `Detections`."""
+    """Boxes, scores, class ids, valid and, where there are any, classes, as in `Detections`."""
     done: torch.cuda.Event | None
     copied: Detections | None = None
     """What is being copied: kept until it is, so that nothing rewrites it."""
@@ -112,9 +112,8 @@ class Looks:
     def _copied(self, detections: Detections) -> Looked:
         frame, rgb = detections.frame, detections.frame.rgb
         name = frame.epoch, frame.frame_id, detections.computed
-        found = detections.boxes_xyxy, detections.scores, detections.class_ids, detections.valid
         pixels = rgb if self._pixels and self.wanted else None
-        boxes: tuple[Tensor, ...] | None = found if self._boxes and self.wanted else None
+        boxes = _rows(detections) if self._boxes and self.wanted else None
         if pixels is None and boxes is None:
             return Looked(*name, None, None, None)
         if not rgb.is_cuda:
@@ -134,6 +133,11 @@ class Looks:
     def _count(self, pixels: Tensor | None, boxes: tuple[Tensor, ...] | None) -> None:
         parts = (*(() if pixels is None else (pixels,)), *(boxes or ()))
         self.copies.add(sum(part.numel() * part.element_size() for part in parts))
+
+
+def _rows(found: Detections) -> tuple[Tensor, ...]:
+    rows = found.boxes_xyxy, found.scores, found.class_ids, found.valid
+    return rows if found.classes is None else (*rows, found.classes)
 
 
 def _pinned(values: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import time
 from collections import Counter
 from typing import Final
 
+from kpi.edge_events import RecorderFrames, RecorderLoss
 from kpi.emit import emit
-from kpi.events import RecorderFrames, RecorderLoss
 from stages.recorder.counts import Counts
 
 _EVERY_S: Final = 1.0

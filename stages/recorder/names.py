@@ -12,3 +12,5 @@ that whoever finds it finds the others."""
 ROWS: Final = ("row_boxes_xyxy", "row_scores", "row_class_ids", "row_valid")
 """Arrays of `Detections`, padding included: what is not valid takes part in nothing, but has its
 place in every shape."""
+CLASSES: Final = "row_classes"
+"""`Detections.classes`, of a detector that is told what to look for."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stages.choices import Choice
 from stages.errors import RecordingError
 from stages.recorder.choice_fields import of_fields
-from stages.recorder.names import ABOUT, ROWS, RUN
+from stages.recorder.names import ABOUT, CLASSES, ROWS, RUN
 from stages.recorder.provenance import Provenance
 from stages.recording.entries import Logits, Masks, Picture
 from stages.recording.entry import Kind, Stamp
@@ -55,6 +55,7 @@ class Rows:
     class_ids: NDArray[np.int32]
     valid: NDArray[np.bool_]
     computed: bool
+    classes: NDArray[np.bool_] | None = None
 
 
 class RecordedRun:
@@ -116,7 +117,9 @@ class RecordedRun:
         record = self._at("detections", place)
         boxes, scores, class_ids, valid = (record.array(name) for name in ROWS)
         computed = record.fields.flag("computed")
-        return Rows(boxes, scores, class_ids, valid.astype(np.bool_), computed)
+        told = CLASSES in record.fields.arrays
+        classes = record.array(CLASSES).astype(np.bool_) if told else None
+        return Rows(boxes, scores, class_ids, valid.astype(np.bool_), computed, classes)
 
     def logits(self, place: int) -> Logits | None:
         """None where they were not recorded."""

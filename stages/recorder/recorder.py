@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from kpi.events import RecorderLoss
+from kpi.edge_events import RecorderLoss
 from stages.errors import RecordingError
 from stages.packets import HostPacket
 from stages.recorder.bundle import Bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kpi.events import RecorderLoss
+from kpi.edge_events import RecorderLoss
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from stages.errors import RecordingError
 from stages.recording.entries import VideoLogits
 from stages.recording.entry import NO_FRAME, Stamp
 from stages.recording.log_reader import LogRecording
+from stages.recording.npy_names import PREDICTIONS
 from stages.recording.npy_writer import NpyWriter
 from stages.recording.reading import open_recording
 from stages.recording.video_logits import video_logits_at
@@ -56,9 +57,7 @@ def export_npy(
             left_out = _copy(recording, writer, each)
         finally:
             writer.close()
-    return Exported(
-        out / "predictions" / manifest.session_id, len(frames) - len(left_out), left_out
-    )
+    return Exported(out / PREDICTIONS / manifest.session_id, len(frames) - len(left_out), left_out)
 
 
 def _copy(

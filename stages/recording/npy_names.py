@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+PREDICTIONS: Final = "predictions"
+"""The folder of all recordings of this layout below a root."""
 INDEX: Final = "index.jsonl"
 _LOGITS: Final = re.compile(r"frame_(\d{5,18})\.npy", re.ASCII)
 

@@ -8,7 +8,7 @@ from typing import Final
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
 from stages.recording.log_reader import LogRecording, segment_numbers
-from stages.recording.npy_names import frame_of
+from stages.recording.npy_names import PREDICTIONS, frame_of
 from stages.recording.npy_reader import NpyRecording
 
 IN_RUN: Final = "recording"
@@ -17,9 +17,20 @@ Recording = LogRecording | NpyRecording
 
 
 def recording_in(path: Path) -> Path:
-    """The recording at ``path``: itself, or that in the folder of a run."""
+    """The recording at ``path``: itself, or the only one in the folder of a run or of a clip's
+    results. Raises `RecordingError` for a folder of several."""
     inside = path / IN_RUN
-    return inside if inside.is_dir() else path
+    if inside.is_dir():
+        return inside
+    try:
+        found = sorted(entry for entry in (path / PREDICTIONS).iterdir() if entry.is_dir())
+    except OSError:
+        return path
+    if len(found) > 1:
+        raise RecordingError(
+            f"{path}: holds {len(found)} recordings (expected one of them, such as {found[0]})"
+        )
+    return found[0] if found else path
 
 
 def open_recording(path: Path | str) -> Recording:

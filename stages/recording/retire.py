@@ -13,6 +13,7 @@ from typing import Final
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
 from stages.recording.folder import LOCK, RecordingFolder
+from stages.recording.npy_names import PREDICTIONS
 
 _OURS: Final = re.compile(
     rf"{re.escape(LOCK)}|manifest\.json|index\.jsonl|segment-\d+\.log|frame_\d+(_obj_ids)?\.npy"
@@ -52,7 +53,7 @@ def retire_recordings(
 
 def _recordings(root: Path) -> Sequence[_Found]:
     found: list[_Found] = []
-    for folder in (root, root / "predictions"):
+    for folder in (root, root / PREDICTIONS):
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.is_symlink() or not path.is_dir():
                 continue

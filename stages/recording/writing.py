@@ -14,7 +14,7 @@ from stages.recording.ledger import Clock
 from stages.recording.log_reader import LogRecording
 from stages.recording.log_writer import LogOptions, LogWriter
 from stages.recording.manifest import NAME, Manifest, render
-from stages.recording.npy_names import INDEX
+from stages.recording.npy_names import INDEX, PREDICTIONS
 from stages.recording.npy_store import cut_torn_line
 from stages.recording.npy_writer import NpyOptions, NpyWriter
 
@@ -48,7 +48,7 @@ def create_npy(
 ) -> NpyWriter:
     """Begin the recording ``root/predictions/<manifest.session_id>`` in the `npy` layout; raises
     `RecordingError` as `create_log`."""
-    folder = RecordingFolder.create(root, "predictions", manifest.session_id)
+    folder = RecordingFolder.create(root, PREDICTIONS, manifest.session_id)
     return NpyWriter(_begun(folder, manifest, files), options, files=files, clock=clock)
 
 

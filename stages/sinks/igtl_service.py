@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Final
 
+from kpi.edge_events import SubscriberState
 from kpi.emit import emit
-from kpi.events import ErrorRaised, SubscriberState
+from kpi.events import ErrorRaised
 from stages.packets import HostPacket
 from stages.sinks.igtl_clients import Clients
 from stages.sinks.igtl_encode import Envelope, Version

@@ -79,8 +79,11 @@ class ReplaySocket:
             if time.monotonic() >= until:
                 return
 
-    def send(self, item: Replayed) -> None:
-        """Send one result."""
+    def send(self, item: Replayed, class_names: tuple[str, ...]) -> None:
+        """Send one result; before it, what class ids mean where that has changed."""
+        if class_names != self._class_names:
+            self._class_names = class_names
+            self._say(STATE)
         self._epoch, self._last_seq, self._run = item.epoch, item.seq, item.run
         self._send_patiently(item.message)
 

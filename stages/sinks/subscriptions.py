@@ -7,8 +7,8 @@ from typing import Final
 
 import zmq
 
+from kpi.edge_events import SubscriberOutcome, SubscriberState
 from kpi.emit import emit
-from kpi.events import SubscriberOutcome, SubscriberState
 from stages.peers import Peers
 from stages.wire import topic
 from stages.wire_envelope import Kind

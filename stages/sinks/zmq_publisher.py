@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import zmq
 from pydantic import Field
 
-from kpi.events import SourceState, SubscriberOutcome
+from kpi.edge_events import SubscriberOutcome
+from kpi.events import SourceState
 from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
