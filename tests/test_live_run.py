@@ -71,7 +71,8 @@ class Watched:
             time.sleep(0.05)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = (self.folder / "kpi.jsonl").read_text().splitlines()
+        log = self.folder / "kpi.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
         return [event for line in lines if (event := json.loads(line))["event"] == name]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import zmq
@@ -49,6 +50,9 @@ class ReplaySocket:
         self._context = zmq.Context()
         options = {
             zmq.XPUB_VERBOSER: 1,
+            # For states, too: what drops for one pipe takes it from those that are looked at for
+            # room, and the next result would be lost to it unseen.
+            zmq.XPUB_NODROP: int(patience_s > 0),
             zmq.SNDHWM: hwm,
             zmq.LINGER: _LINGER_MS,
             zmq.MAXMSGSIZE: _MAX_INBOUND_BYTES,
@@ -83,7 +87,7 @@ class ReplaySocket:
         """Send one result; before it, what class ids mean where that has changed."""
         if class_names != self._class_names:
             self._class_names = class_names
-            self._say(STATE)
+            self._send_patiently(self._state(STATE))
         self._epoch, self._last_seq, self._run = item.epoch, item.seq, item.run
         self._send_patiently(item.message)
 
@@ -100,25 +104,25 @@ class ReplaySocket:
 
     def _send_patiently(self, message: bytes) -> None:
         deadline = time.monotonic() + self._patience_s
-        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        try:
-            while time.monotonic() < deadline:
-                try:
-                    self._socket.send(message, zmq.NOBLOCK)
-                except zmq.Again:
-                    self.wait(time.monotonic() + _AGAIN_S)
-                else:
-                    return
-        finally:
-            self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+        while time.monotonic() < deadline:
+            try:
+                self._socket.send(message, zmq.NOBLOCK)
+            except zmq.Again:
+                self.wait(time.monotonic() + _AGAIN_S)
+            else:
+                return
+        self._socket.setsockopt(zmq.XPUB_NODROP, 0)
         self._socket.send(message, zmq.NOBLOCK)
+        self._socket.setsockopt(zmq.XPUB_NODROP, int(self._patience_s > 0))
 
     def _say(self, state: str) -> None:
+        """Once, if there is room."""
         self._state_due = time.monotonic() + _STATE_EVERY_S
+        with suppress(zmq.Again):
+            self._socket.send(self._state(state), zmq.NOBLOCK)
+
+    def _state(self, state: str) -> bytes:
         last_seq = self._last_seq if self._last_seq >= 0 else None
-        self._socket.send(
-            encode_state(
-                self._source_id, self._epoch, state, last_seq, self._class_names, run=self._run
-            ),
-            zmq.NOBLOCK,
+        return encode_state(
+            self._source_id, self._epoch, state, last_seq, self._class_names, run=self._run
         )
