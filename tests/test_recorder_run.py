@@ -278,6 +278,30 @@ class TestReplay:
                 names_now = message.class_names
         assert seen == told
 
+    def test_states_that_fill_the_queue_cost_no_result(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each result is preceded by a state of other names, for a subscriber who sleeps."""
+        monkeypatch.setattr("pipeline.replay._HWM", 1)
+        endpoint, count = f"ipc://{private(tmp_path)}/results", 60
+        big = tuple(f"{number:0>100}" for number in range(2000))
+        with recording(tmp_path, record=("packets",)) as rig:
+            for number in range(count):
+                names = big[number % 2 :]
+                state = encode_state("cam1", 0, "streaming", None, names)
+                rig.recorder.published("state", state)
+                result = encode_result(packet(number), number, names, "none")
+                rig.recorder.published("result", result)
+                rig.offer(1, number)
+        got: list[Any] = []
+        with Subscriber(endpoint, reconnect_ms=(10, 50), high_water_mark=1) as subscriber:
+            reader = threading.Thread(target=_receive_all, args=(subscriber, got, 0.005))
+            reader.start()
+            replay(rig.path, ReplayOptions(endpoint, speed=0.0, wait_subscribers=1))
+            reader.join(30)
+        seqs = [message.seq for message in got if isinstance(message, ResultMessage)]
+        assert seqs == list(range(count))
+
     def test_only_what_makes_it_a_replay_is_changed(self, recorded: Path) -> None:
         with LogRecording(recorded / "recording") as log:
             sent = [bytes(Packet.of(record).message) for record in log.records("packet")]
@@ -313,9 +337,10 @@ def _receive(subscriber: Subscriber, got: list[ResultMessage]) -> None:
             got.append(message)
 
 
-def _receive_all(subscriber: Subscriber, got: list[Any]) -> None:
+def _receive_all(subscriber: Subscriber, got: list[Any], rest_s: float = 0.0) -> None:
     while (message := subscriber.next_message(20)) is not None:
         got.append(message)
+        threading.Event().wait(rest_s)
         if getattr(message, "state", None) == "ended":
             return
 
