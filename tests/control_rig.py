@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blind_network import BlindNetwork
 from result_packets import random_packet
 
 from kpi.emit import current_logger
@@ -24,14 +25,12 @@ from pipeline.control.seen import Seen
 from pipeline.control.snapshots import Snapshots
 from stages.box_inbox import BoxesAsked, BoxesEnd, BoxInbox
 from stages.control_client import Controller
-from stages.detectors.concepts import Finds
 from stages.detectors.phrases import Phrases
 from stages.found_boxes import FoundBoxes
 from stages.key_frames import Switch
 from stages.packets import HostPacket
 from stages.phrasing import PhraseFlaw
 from stages.prompting import Prompt, Ticket
-from stages.records import Frame
 from stages.segmenters.live_prompts import PromptQueue
 from stages.window import whole
 
@@ -69,7 +68,7 @@ class SwitchedOff:
         self.switch = Switch()
 
 
-class Sought:
+class Sought(BlindNetwork):
     """A network of the mind: every phrase is fine, none is ever looked at."""
 
     def flaw(self, phrase: str) -> PhraseFlaw | None:
@@ -77,15 +76,6 @@ class Sought:
 
     def words(self, phrase: str) -> object:
         return phrase
-
-    def look(self, frame: Frame) -> object:
-        raise NotImplementedError
-
-    def find(self, sight: object, words: object) -> Finds:
-        raise NotImplementedError
-
-    def weights_sha256(self) -> str:
-        raise NotImplementedError
 
 
 class Finder:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from blind_network import BlindNetwork
 
 from stages.class_names import LiveNames
-from stages.detectors.concepts import Finds
 from stages.detectors.phrases import PLACES, Phrases
 from stages.errors import ConfigError
 from stages.phrasing import LONGEST, MOST_PHRASES, PhraseFlaw, PhraseOutcome
-from stages.records import Frame
 
 
-class Words:
+class Words(BlindNetwork):
     """A network that only notes what it was given to read."""
 
     def __init__(self) -> None:
@@ -27,15 +26,6 @@ class Words:
             raise RuntimeError("no memory")
         self.texts.append(phrase)
         return phrase
-
-    def look(self, frame: Frame) -> object:
-        raise NotImplementedError
-
-    def find(self, sight: object, words: object) -> Finds:
-        raise NotImplementedError
-
-    def weights_sha256(self) -> str:
-        raise NotImplementedError
 
 
 def added(phrases: Phrases, phrase: str, frame_id: int = 0) -> PhraseOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from stages.sources.live import LiveSource
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from stages.sources.feed import Feed
 
 
-class AvSource(LiveSource):
+class AvSource(LiveSource, ABC):
     """A `LiveSource` and a `DescribedSource` whose connections are `AvFeed`s."""
 
     def __init__(self, config: LiveSection) -> None:
@@ -29,9 +30,9 @@ class AvSource(LiveSource):
         told = None if self._newest is None else self._newest.description
         return told or "not known before the first picture"
 
+    @abstractmethod
     def _connect(self) -> AvFeed:
         """The next attempt."""
-        raise NotImplementedError
 
     def _dialled(self) -> Feed:
         self._newest = self._connect()

@@ -68,7 +68,7 @@ class NvdecTaker(PictureWriter):
         ycbcr = read_as("nv12", picture, window)
         try:
             y, cbcr = (_bytes(plane) for plane in picture.planes)
-        except (NotImplementedError, ValueError):
+        except (NotImplementedError, ValueError):  # how PyAV says that a plane is no DLPack's
             ycbcr = None
         if ycbcr is None:
             raise SourceError(
