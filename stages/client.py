@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import zmq
 
-from stages.connecting import Closing, connect
+from stages.closing import Closing
+from stages.connecting import connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError, MaskstreamError
 from stages.losses import Losses

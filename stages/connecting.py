@@ -1,11 +1,9 @@
-"""What ZMQ sockets here share: how they notice a lost peer, and that a client is closed."""
+"""What ZMQ sockets here share: how they notice a lost peer, and how they connect."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import zmq
 
@@ -19,25 +17,6 @@ WATCHFUL: Final = {
     zmq.HANDSHAKE_IVL: 5000,
 }
 """Options by which a peer that is gone, or never says who it is, is noticed; milliseconds."""
-
-
-class Closing(ABC):
-    """A context manager that closes itself."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release everything; may be called more than once."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def connect(

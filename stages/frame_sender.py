@@ -10,7 +10,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from stages.connecting import WATCHFUL, Closing, connect
+from stages.closing import Closing
+from stages.connecting import WATCHFUL, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
 from stages.wire_envelope import topic

@@ -20,7 +20,8 @@ import torch
 import zmq
 from torch import Tensor
 
-from stages.connecting import Closing, connect
+from stages.closing import Closing
+from stages.connecting import connect
 from stages.cuda_ring import KIND, CudaView
 from stages.errors import ConfigError
 from stages.ring_block import Copied

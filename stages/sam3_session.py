@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from kpi.emit import emit
 from kpi.events import ErrorRaised
 from stages.checkpoints import one_line
+from stages.closing import Closing
 from stages.sam3_frames import (
     Sam3Error,
     Sam3PromptError,
@@ -27,7 +27,7 @@ Direction = Literal["forward", "backward"]
 T = TypeVar("T")
 
 
-class Sam3Session:
+class Sam3Session(Closing):
     """start, add_prompt, propagate, close. Used by one thread; after an error it is closed.
 
     The package keeps sessions in GPU memory until they are closed, so every way out closes it:
@@ -99,17 +99,6 @@ class Sam3Session:
             self._predictor.handle_request({"type": "close_session", "session_id": session})
         except Exception as error:  # the first error is the one to be told
             emit(ErrorRaised("sam3", f"closing the session: {one_line(error)}"))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _walk(self, start: int, frames: int | None, direction: Direction) -> Iterator[SessionFrame]:
         step = 1 if direction == "forward" else -1

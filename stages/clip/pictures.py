@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import torch
 from torch import Tensor
 
 from stages.clip.frames import Frames, UploadedFrames
 from stages.clip.prompts import whole_number
+from stages.closing import Closing
 from stages.errors import ClipError
 
 
-class ClipPictures:
+class ClipPictures(Closing):
     """What a clip holds, and any of its pictures; closes what it was given."""
 
     def __init__(self, frames: Frames, device: torch.device) -> None:
@@ -62,17 +60,6 @@ class ClipPictures:
         """Release everything; may be called more than once."""
         self._closed = True
         self._uploaded.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _frame(self, frame_idx: int, name: str = "frame_idx") -> int:
         return whole_number(frame_idx, name, 0, self.num_frames - 1)

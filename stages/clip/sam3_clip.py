@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from stages.clip.frames import Frames, UploadedFrames
 from stages.clip.records import ClipFrame
+from stages.closing import Closing
 from stages.sam3_frames import SessionFrame, SessionPrompt, Size
 from stages.sam3_session import Direction, Sam3Session
 
@@ -20,7 +19,7 @@ _SURE = 1e-6
 """Scores this close to 0 and 1 keep a finite logit."""
 
 
-class Sam3Clip:
+class Sam3Clip(Closing):
     """`Clip`'s `propagate` for objects that were named by words; see `Sam3Session`.
 
     The package reads the clip itself; `frames` are for whoever draws on its pictures.
@@ -85,17 +84,6 @@ class Sam3Clip:
         """May be called more than once."""
         self._session.close()
         self._frames.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _frame(self, found: SessionFrame) -> ClipFrame:
         count, device = len(found.obj_ids), self._device

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.choices import Choice
+from stages.closing import Closing
 from stages.errors import RecordingError
 from stages.recorder.choice_fields import of_fields
 from stages.recorder.names import ABOUT, CLASSES, ROWS, RUN
@@ -58,7 +58,7 @@ class Rows:
     classes: NDArray[np.bool_] | None = None
 
 
-class RecordedRun:
+class RecordedRun(Closing):
     """A recording of the `log` layout. Frames are counted from 0, in the order of the run."""
 
     def __init__(self, path: Path | str) -> None:
@@ -71,17 +71,6 @@ class RecordedRun:
         if not self.frames:
             self.close()
             raise RecordingError(f"{path}: no frame was recorded")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""

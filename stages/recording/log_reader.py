@@ -7,11 +7,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
+from stages.closing import Closing
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
 from stages.recording.entries import Gap, Logits, Masks
@@ -28,7 +28,7 @@ _OPEN_FILES: Final = 8
 _PLACE_BITS: Final = 32
 
 
-class LogRecording:
+class LogRecording(Closing):
     """Opened with `stages.recording.reading.open_recording`. Shows what was there then; what is
     damaged is left out and told in `flaws`."""
 
@@ -42,17 +42,6 @@ class LogRecording:
         self.numbers = tuple(self.tables)
         self.manifest = self._manifest()
         self._indices: dict[Kind, FrameIndex] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from fastcrc.crc32 import iscsi as crc32c
 
+from stages.closing import Closing
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
 from stages.recording.entries import Gap, VideoLogits
@@ -32,7 +31,7 @@ class IndexedFrame:
     ids_crc: int
 
 
-class NpyRecording:
+class NpyRecording(Closing):
     """Opened with `stages.recording.reading.open_recording`."""
 
     def __init__(self, path: Path) -> None:
@@ -51,17 +50,6 @@ class NpyRecording:
         ids = np.array(sorted(i for name in names if (i := frame_of(name)) is not None), np.int64)
         epochs = np.array([self._epoch(int(i)) for i in ids], np.int64)
         self._frames = FrameIndex(epochs, ids, np.zeros_like(ids), ids)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""

@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.closing import Closing
 from stages.errors import RecordingError
 from stages.recording.layout import (
     ALIGN,
@@ -49,7 +49,7 @@ class Table:
     """One more than the number of its last record; 0 where it has none."""
 
 
-class SegmentFile:
+class SegmentFile(Closing):
     """One open segment. Raises `RecordingError` where the file cannot be opened."""
 
     def __init__(self, path: Path) -> None:
@@ -62,17 +62,6 @@ class SegmentFile:
             ) from error
         self.nbytes = os.fstat(self._fd).st_size
         self._map: mmap.mmap | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""
