@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from benchmarks.report import parser, print_table, write_json
 from pipeline.build import DETECTORS, SEGMENTERS
@@ -35,11 +36,14 @@ SLOWER = 1.05
 
 
 def tensor_bytes() -> int:
-    """Bytes behind all tensors that Python knows, each storage once."""
+    """Bytes behind all tensors that Python knows, each storage once.
+
+    A traced graph's fake tensors hold no bytes, and asking for their address raises.
+    """
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
-        if isinstance(thing, Tensor):
+        if type(thing) in (Tensor, Parameter):
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
