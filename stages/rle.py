@@ -7,6 +7,10 @@ where more follow, plus 48. Numpy only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,29 +18,66 @@ _MOST_CHARACTERS = 7
 """Of one count: 35 bits, more than any picture has pixels."""
 
 
-def run_lengths(
-    packed: NDArray[np.uint8], columns: int, top: int, left: int, hw: tuple[int, int]
-) -> bytes:
-    """The text of a picture of size ``hw`` (height, width) that has the bits of ``packed``, uint8
-    (h, ceil(columns / 8)) as `numpy.packbits` makes them of (h, ``columns``), with their corner at
-    (``top``, ``left``), and background elsewhere."""
-    height, width = hw
+class Cut(NamedTuple):
+    """A part of a picture; what lies around it is background."""
+
+    packed: NDArray[np.uint8]
+    """(h, ceil(columns / 8)), as `numpy.packbits` makes them of (h, columns)."""
+    columns: int
+    top: int
+    left: int
+
+
+def run_lengths(cuts: Sequence[Cut], hw: tuple[int, int]) -> list[bytes]:
+    """The text of each cut's picture of size ``hw`` (height, width)."""
+    return _texts([_values(_edges(cut, hw[0]), hw[0] * hw[1]) for cut in cuts])
+
+
+def _edges(cut: Cut, height: int) -> NDArray[np.int64]:
+    """Where pixels differ from the one before, down the columns, rising."""
+    packed, columns, top, left = cut
     rows, across = packed.shape
     # A row of background above and below: what differs from the row before is an edge.
     differs = np.zeros((rows + 1, across), np.uint8)
     differs[:-1] = packed
     differs[1:] ^= packed
+    if columns % 8:
+        differs[:, -1] &= np.uint8(0xFF << -columns % 8 & 0xFF)
     flat = differs.reshape(-1)
-    at = np.flatnonzero(flat != 0)
-    which, bit = np.divmod(np.flatnonzero(np.unpackbits(flat[at]).view(np.bool_)), 8)
-    row, byte = np.divmod(at[which], across)
-    column = 8 * byte + bit
-    edges = (column + left) * height + (row + top)
-    edges = np.sort(edges[column < columns])
-    if rows == height:
-        edges = _joined(edges)
-    counts = np.diff(edges, prepend=0, append=height * width)
-    return _text(counts if counts[-1] else counts[:-1])
+    (at,) = (flat != 0).nonzero()
+    row, byte = np.divmod(at, across)
+    (bits,) = np.unpackbits(flat[at]).view(np.bool_).nonzero()
+    edges = ((8 * byte + left) * height + row + top)[bits >> 3] + (bits & 7) * height
+    edges.sort()
+    return _joined(edges) if rows == height else edges
+
+
+def _values(edges: NDArray[np.int64], pixels: int) -> NDArray[np.int64]:
+    """The counts, from the fourth on the difference to the count two before."""
+    bounds = np.concatenate(((0,), edges, (pixels,)))
+    counts = bounds[1:] - bounds[:-1]
+    if not counts[-1]:
+        counts = counts[:-1]
+    values = counts.copy()
+    values[3:] -= counts[1:-2]
+    return values
+
+
+def _texts(pictures: Sequence[NDArray[np.int64]]) -> list[bytes]:
+    """Of all pictures at once, which takes a third of the time of one after another."""
+    if not pictures:
+        return []
+    values = np.concatenate(pictures).astype(np.int32)
+    characters = int(np.abs(values).max()).bit_length() // 5 + 1
+    rest = values >> 5 * np.arange(characters + 1, dtype=np.int32)[:, None]
+    bits = rest[:-1] & 31
+    more = rest[1:] != -(bits >> 4)  # 0 is left, or -1 where bit 4 says that it is negative
+    written = np.ones(bits.shape, np.bool_)
+    written[1:] = more[:-1]
+    text = (bits + 32 * more + 48).astype(np.uint8).T[written.T].tobytes()
+    lengths = np.cumsum(written.sum(axis=0))
+    last = np.cumsum([len(counts) for counts in pictures]) - 1
+    return [text[begin:end] for begin, end in pairwise([0, *lengths[last].tolist()])]
 
 
 def paint(text: NDArray[np.uint8], first: int, last: int, out: NDArray[np.bool_]) -> None:
@@ -73,22 +114,6 @@ def _joined(edges: NDArray[np.int64]) -> NDArray[np.int64]:
     once[1:] &= ~again
     once[:-1] &= ~again
     return edges[once]
-
-
-def _text(counts: NDArray[np.int64]) -> bytes:
-    left = counts.copy()
-    left[3:] -= counts[1:-2]
-    written = np.zeros((len(left), _MOST_CHARACTERS), np.uint8)
-    rows = np.arange(len(left))
-    for place in range(_MOST_CHARACTERS):
-        bits = left & 31
-        left >>= 5
-        more = left != -(bits >> 4)  # 0 is left, or -1 where bit 4 says that it is negative
-        written[rows, place] = bits + 32 * more + 48
-        rows, left = rows[more], left[more]
-        if not len(rows):
-            break
-    return written[written > 0].tobytes()
 
 
 def _counts(text: NDArray[np.uint8]) -> NDArray[np.int64]:

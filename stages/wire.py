@@ -136,16 +136,18 @@ def _info(info: PacketInfo, stale: bool) -> dict[str, object]:
 
 
 def _objects(packet: HostPacket, class_names: Sequence[str]) -> list[dict[str, object]]:
+    numbers = (packet.scores, packet.presence, packet.quality, *packet.centroids_xy.T)
+    scores, presences, qualities, x, y = _numbers(np.stack(numbers))
     columns = zip(
         packet.object_ids.tolist(),
         packet.class_ids.tolist(),
-        _numbers(packet.scores),
-        _numbers(packet.presence),
-        _numbers(packet.quality),
+        scores,
+        presences,
+        qualities,
         packet.mask_age_frames.tolist(),
         packet.mask_boxes_xyxy.tolist(),
         packet.area_px.tolist(),
-        zip(*(_numbers(axis) for axis in packet.centroids_xy.T), strict=True),
+        zip(x, y, strict=True),
         strict=True,
     )
     rows: list[dict[str, object]] = []
@@ -168,6 +170,9 @@ def _objects(packet: HostPacket, class_names: Sequence[str]) -> list[dict[str, o
     return rows
 
 
-def _numbers(values: NDArray[np.float32]) -> list[float | None]:
+def _numbers(columns: NDArray[np.float32]) -> list[list[float | None]]:
     """The shortest decimals that read back as the same float32; null for what is not finite."""
-    return [float(str(value)) if np.isfinite(value) else None for value in values]
+    numbers = columns.astype(np.str_).astype(np.float64).astype(np.object_)
+    numbers[~np.isfinite(columns)] = None
+    rows: list[list[float | None]] = numbers.tolist()
+    return rows

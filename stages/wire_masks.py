@@ -6,6 +6,7 @@ Numpy and the standard library only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import numpy as np
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 
 from stages.errors import MaskstreamError
 from stages.packets import HostPacket
-from stages.rle import paint, run_lengths
+from stages.rle import Cut, paint, run_lengths
 
 Encoding = Literal["bits", "rle", "logits", "none"]
 Box = tuple[int, int, int, int]
 """x1, y1, x2, y2 in frame pixels, half-open: columns x1..x2-1, rows y1..y2-1."""
-Entry = tuple[dict[str, object], list[bytes]]
-"""An array's entry in the header, and its bytes."""
+Entry = tuple[dict[str, object], list[bytes | memoryview]]
+"""An array's entry in the header, and its bytes, not yet copied where they lie one after
+another."""
 
 
 class WireError(MaskstreamError):
@@ -80,34 +82,37 @@ def _masks(packet: HostPacket, encoding: Literal["bits", "rle"]) -> Entry:
         raise ValueError("this packet carries no masks to send")
     size_hw = packet.info.size_hw
     (top, left), inner = packet.info.window.origin_yx, packet.info.window.size_hw[1]
-    rows: list[dict[str, object]] = []
-    payload: list[bytes] = []
-    offset = 0
+    cuts: list[Cut] = []
+    boxes: list[Box] = []
     for mask, (x1, y1, x2, y2) in zip(packet.masks, packet.mask_boxes_xyxy.tolist(), strict=True):
         if x1 == x2:  # empty: its box is that of no place, also in a region
             x1 = x2 = left
             y1 = y2 = top
         first, last = (x1 - left) // 8, -((left - x2) // 8)
         begin, end = left + 8 * first, left + min(8 * last, inner)
-        cut = mask[y1 - top : y2 - top, first:last]
-        if encoding == "bits":
-            packed = cut.tobytes()
-        else:
-            packed = run_lengths(cut, end - begin, y1, begin, size_hw)
-        rows.append({"box": [begin, y1, end, y2], "offset": offset, "bytes": len(packed)})
-        payload.append(packed)
-        offset += len(packed)
+        cuts.append(Cut(mask[y1 - top : y2 - top, first:last], end - begin, y1, begin))
+        boxes.append((begin, y1, end, y2))
+    payload: list[bytes | memoryview] = (
+        [np.ascontiguousarray(cut.packed).data for cut in cuts]
+        if encoding == "bits"
+        else [*run_lengths(cuts, size_hw)]
+    )
+    ends = [0, *accumulate(memoryview(packed).nbytes for packed in payload)]
+    rows = [
+        {"box": box, "offset": begin, "bytes": end - begin}
+        for box, (begin, end) in zip(boxes, pairwise(ends), strict=True)
+    ]
     shape = [len(rows), *size_hw]
-    return _entry("masks", "bool", shape, encoding, offset) | {"rows": rows}, payload
+    return _entry("masks", "bool", shape, encoding, ends[-1]) | {"rows": rows}, payload
 
 
 def _logits(packet: HostPacket, threshold: float) -> Entry:
     if packet.logits is None:
         raise ValueError("this packet carries no logits to send")
-    packed = np.ascontiguousarray(packet.logits, np.dtype("<f4")).tobytes()
+    packed = np.ascontiguousarray(packet.logits, np.dtype("<f4")).data
     window = packet.info.window
     (y, x), (height, width) = window.origin_yx, window.size_hw
-    entry = _entry("logits", "float32", list(packet.logits.shape), "raw", len(packed))
+    entry = _entry("logits", "float32", list(packet.logits.shape), "raw", packed.nbytes)
     return entry | {"window": [x, y, x + width, y + height], "threshold": threshold}, [packed]
 
 

@@ -16,7 +16,7 @@ from result_packets import random_masks, random_packet, tight_box
 from services import require
 from test_wire import join, mutate_bytes, mutate_header, put, result, split
 
-from stages.rle import paint, run_lengths
+from stages.rle import Cut, paint, run_lengths
 from stages.wire import (
     KpiMessage,
     PictureMessage,
@@ -48,20 +48,36 @@ def columns(text: bytes, hw: tuple[int, int], first: int, last: int) -> Any:
 
 
 def runs(mask: Any) -> bytes:
+    height, width = np.shape(mask)
     packed = np.packbits(np.asarray(mask, np.bool_), axis=1)
-    return run_lengths(packed, np.shape(mask)[1], 0, 0, np.shape(mask))  # type: ignore[arg-type]
+    (text,) = run_lengths([Cut(packed, width, 0, 0)], (height, width))
+    return text
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_run_lengths_round_trip(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for mask in random_masks(rng, 6, (int(rng.integers(1, 50)), int(rng.integers(1, 200)))):
-        x1, y1, x2, y2 = tight_box(mask)
-        packed = np.packbits(mask[y1:y2, x1:x2], axis=1)
-        text = run_lengths(packed, x2 - x1, y1, x1, mask.shape)
+    masks = random_masks(rng, 6, (int(rng.integers(1, 50)), int(rng.integers(1, 200))))
+    boxes = [tight_box(mask) for mask in masks]
+    cuts = [
+        Cut(np.packbits(mask[y1:y2, x1:x2], axis=1), x2 - x1, y1, x1)
+        for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True)
+    ]
+    texts = run_lengths(cuts, masks[0].shape)
+    for mask, (x1, _, x2, _), text in zip(masks, boxes, texts, strict=True):
         assert np.array_equal(picture(text, mask.shape), mask)
         assert text == runs(mask), "cut or not, the text is that of the whole picture"
         assert np.array_equal(columns(text, mask.shape, x1, x2), mask[:, x1:x2])
+
+
+def test_bits_beyond_the_last_column_are_not_seen() -> None:
+    clean = np.array([[0b10110000], [0b00010000]], np.uint8)
+    texts = run_lengths([Cut(clean, 4, 1, 2), Cut(clean | 0b1111, 4, 1, 2)], (4, 7))
+    assert texts[0] == texts[1]
+
+
+def test_no_masks_are_no_texts() -> None:
+    assert run_lengths([], (4, 5)) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.offline.records import MaskRecord
-from stages.rle import paint, run_lengths
+from stages.rle import Cut, paint, run_lengths
 
 
 def measured(
@@ -25,12 +25,12 @@ def measured(
         box, part = (x1, y1, x2, y2), mask[y1:y2, x1:x2]
         centroid = (_mean(columns, area), _mean(rows, area))
     top, left = (0, 0) if box is None else (box[1], box[0])
-    packed, size_hw = np.packbits(part, axis=-1), (mask.shape[0], mask.shape[1])
-    counts = run_lengths(packed, part.shape[1], top, left, size_hw).decode()
+    cut = Cut(np.packbits(part, axis=-1), part.shape[1], top, left)
+    (counts,) = run_lengths([cut], (mask.shape[0], mask.shape[1]))
     mm2 = None if spacing_mm is None else round(area * spacing_mm[0] * spacing_mm[1], 6)
     return MaskRecord.model_validate(
         {"object": object_id, "box_xyxy": box, "area_px": area, "area_mm2": mm2,
-         "centroid_xy": centroid, "rle": counts, **more}
+         "centroid_xy": centroid, "rle": counts.decode(), **more}
     )  # fmt: skip
 
 

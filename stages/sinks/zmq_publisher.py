@@ -16,6 +16,7 @@ from stages.curve import Reach
 from stages.errors import ConfigError, MaskstreamError
 from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
+from stages.patience import patient_threads
 from stages.peers import Peers
 from stages.sinks.announced import Announced, State
 from stages.sinks.outbox import Outbox, Sent
@@ -99,7 +100,8 @@ class ZmqPublisher:
             ) from None
         self._context = zmq.Context()
         try:
-            self._socket = _bind(self._context, config)
+            with patient_threads():
+                self._socket = _bind(self._context, config)
         except BaseException:
             self._context.term()
             raise
