@@ -71,12 +71,12 @@ def default_path(name: str) -> Path:
     return DEFAULT_ROOT / f"{stamp}-{name}"
 
 
-def check_folder(path: Path, *, empty: bool = True) -> None:
+def check_folder(path: Path, *, empty: bool = True, unless: str = "") -> None:
     """Raise `ConfigError` unless files can be written to `path`, which need not be there yet;
-    `empty`: nor if something lies in it."""
+    `empty`: nor if something lies in it. `unless`: for its message, what would have helped."""
     try:
         if empty and path.is_dir() and any(path.iterdir()):
-            raise _refusal(path, "it is not empty")
+            raise _refusal(path, "it is not empty", unless)
         there = path.absolute()
         while not os.path.lexists(there):
             there = there.parent
@@ -97,5 +97,5 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         raise _refusal(path, error.strerror or str(error)) from error
 
 
-def _refusal(path: Path, reason: str) -> ConfigError:
-    return ConfigError(f"{path}: {reason} (expected a new or empty folder for the run)")
+def _refusal(path: Path, reason: str, unless: str = "") -> ConfigError:
+    return ConfigError(f"{path}: {reason} (expected a new or empty folder for the run{unless})")

@@ -7,6 +7,7 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -136,7 +137,8 @@ class Controller(Closing):
         deadline = time.monotonic() + self._timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             if self._socket.poll(math.ceil(min(left_s, 1.0) * 1000), zmq.POLLOUT):
-                self._socket.send(raw, zmq.NOBLOCK)
+                with suppress(zmq.Again):  # who was there a moment ago may be gone
+                    self._socket.send(raw, zmq.NOBLOCK)
             answer = self._await(command_id, min(deadline, time.monotonic() + 1.0))
             if answer is not None:
                 return answer

@@ -495,6 +495,18 @@ def test_run_lengths_are_those_of_coco(first: bool) -> None:
         run_lengths(mask.astype(np.uint8))
 
 
+def test_a_connection_that_ends_right_before_the_command_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"ipc://{tmp_path}/none"
+    with Controller(endpoint, timeout_s=0.2) as controller:
+        # So it may be between asking for room and sending, where a handshake is refused.
+        controller._socket.disconnect(endpoint)
+        monkeypatch.setattr(zmq.Socket, "poll", lambda *args: len(args) == 3)
+        with pytest.raises(ControlError, match="no answer from ipc"):
+            controller.send("ping")
+
+
 def test_an_address_that_is_none() -> None:
     with pytest.raises(ConfigError, match="cannot connect to 'nonsense'"):
         Controller("nonsense")

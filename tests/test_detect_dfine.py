@@ -363,6 +363,7 @@ def test_a_model_id_is_read_from_the_cache_at_its_commit(
     assert "it needs `revision`" in refused(model_id)
     assert "no such folder" in refused("no/such/folder")
     assert "neither a folder nor a model id" in refused("some..one/dfine", revision=commit)
+    assert "which has no `revision`" in refused(str(folder), revision=commit)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

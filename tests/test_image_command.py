@@ -384,7 +384,9 @@ def test_results_of_before_stay_unless_told(
     before = Path("out/results.json").read_bytes()
     refused = segment("in/p1.png", "--point", "40,30")
     assert (refused.code, len(refused.stderr.splitlines())) == (78, 1)
-    assert "it is not empty" in refused.stderr
+    assert "it is not empty (expected a new or empty folder for the run, or --overwrite)" in (
+        " ".join(refused.stderr.split())
+    )
     assert Path("out/results.json").read_bytes() == before
     assert segment("in/p1.png", "--point", "40,30", "--overwrite").code == 0
     files = {str(path.relative_to("out")) for path in Path("out").rglob("*.png")}

@@ -40,7 +40,7 @@ class OutFolder:
         self.path = out if out is not None else default_path(name)
         self._entry = entry
         self._lock: int | None = None
-        check_folder(self.path, empty=entry == "new")
+        check_folder(self.path, empty=entry == "new", unless=", or --overwrite")
         for there in sorted(self.path.iterdir()) if self.path.is_dir() else ():
             if there.name not in _OURS and not _is_part(there.name):
                 raise ConfigError(f"{self.path}: holds {there.name}, expected nothing but results")

@@ -32,6 +32,10 @@ def find_folder(model: str, revision: str | None, *, holds: str, example: str) -
     """
     path = Path(expanduser(model))
     if path.is_dir():
+        if revision is not None:
+            raise ConfigError(
+                f"{model}: is a folder of this machine, which has no `revision`, expected none"
+            )
         return path
     if path.exists() or _MODEL_ID.fullmatch(model) is None:
         raise ConfigError(
