@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ from fake_concepts import TruthConcepts
 from numpy.typing import NDArray
 from test_sam3_session import FRAMES, SIZE, FakePredictor, masks
 
+from pipeline.audit import residency_guard
 from pipeline.build import build_tracker_core
 from stages.clip.sam3_clip import Sam3Clip
 from stages.clip.session import Clip
 from stages.clip.words import find_named, prompt_named
 from stages.detectors.sam3 import Sam3TextConfig, Sam3TextDetector
 from stages.errors import PromptError
+from stages.phrasing import PhraseOutcome
 from stages.records import Frame
 from stages.sam3_frames import Sam3Error
 from stages.sam3_session import Sam3Session
+from stages.segmenters.sam2_image import Sam2ImageConfig, Sam2ImageSegmenter
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.sources.phantom import PhantomConfig, PhantomSource
 
@@ -159,3 +164,28 @@ def test_what_two_phrases_name_stays_with_the_first(pictures: list[Any]) -> None
     assert set(found.class_ids[found.valid].tolist()) == {1, 2}
     assert ids[-1] == [1]
     follower.close()
+
+
+def test_what_a_removed_phrase_named_ends_where_nothing_is_tracked(pictures: list[Any]) -> None:
+    """With the frame that the answer names, between key frames, the last phrase too."""
+    network = TruthConcepts(PhantomConfig(seed=SEED, fps=None))
+    asked = Sam3TextConfig(model="m", phrases=("lumen", "needle"), every=3)
+    detector = Sam3TextDetector(asked, CPU, network)
+    config = Sam2ImageConfig(max_objects=4)
+    segmenter = Sam2ImageSegmenter(config, CPU, len(detector.class_names))
+    ids: list[list[int]] = []
+    told: list[Future[PhraseOutcome]] = []
+    for number, removed in enumerate((None, "lumen", "needle", None, None, None)):
+        if removed is not None:
+            told.append(detector.phrases.remove(removed))
+        rgb = torch.from_numpy(pictures[number % 3]).expand(3, -1, -1)
+        with torch.inference_mode():
+            found = detector.detect(Frame(rgb, "phantom", 0, number, 0, 0))
+            with residency_guard():
+                tracks = segmenter.segment(found)
+        ids.append(sorted(tracks.class_ids[tracks.valid].tolist()))
+    assert [each.result(timeout=0).frame_id for each in told] == [1, 2]
+    assert ids == [[1, 2], [2], [], [], [], []]
+    assert found.classes is not None
+    again = replace(found, classes=torch.ones_like(found.classes))  # whoever has that class next
+    assert not segmenter.segment(again).valid.any()

@@ -47,7 +47,7 @@ class Sam2ImageSegmenter:
     """N slots: the P configured prompts, then the best valid detections.
 
     Between key frames (`detections.computed` False) the boxes last detected in this epoch are
-    segmented again in the new picture.
+    segmented again in the new picture, less those of a class that is looked for no longer.
     """
 
     identity: Identity = "none"
@@ -102,6 +102,7 @@ class Sam2ImageSegmenter:
         if detections.computed:
             self._held, surplus = place_detections(detections, self._free)
             self.unplaced += surplus
+        self._held = self._held.looked_for(detections.classes)
         decoded = self._decode(cast(Features, encoded.features), scene, self._held)
         return self._tracks(detections, decoded, scene.valid, self._held)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,12 @@ class Candidates:
         values = torch.zeros(rows, device=device)
         return cls(torch.zeros(rows, 4, device=device), values, values.int(), values.bool())
 
+    def looked_for(self, classes: Tensor | None) -> Candidates:
+        """Those of other classes are not `valid`; see `Detections.classes`."""
+        if classes is None:
+            return self
+        return replace(self, valid=self.valid & ~unwanted(self.class_ids, classes))
+
 
 def place_detections(detections: Detections, slots: int) -> tuple[Candidates, Tensor]:
     """The first valid detections, at most `slots` rows, and how many valid ones found no room.
@@ -42,3 +48,11 @@ def place_detections(detections: Detections, slots: int) -> tuple[Candidates, Te
         boxes, scores, class_ids, kept = (row.index_select(0, order) for row in rows)
         return Candidates(boxes, scores, class_ids, kept), valid.sum() - kept.sum()
     return Candidates(*rows), torch.zeros((), dtype=torch.int64, device=valid.device)
+
+
+def unwanted(class_ids: Tensor, classes: Tensor) -> Tensor:
+    """bool, a value for each of `class_ids`: of a class that nobody looks for; `classes` as in
+    `Detections`."""
+    last = classes.shape[0] - 1
+    known = (class_ids >= 0) & (class_ids <= last)
+    return known & ~classes.index_select(0, class_ids.clamp(0, last))

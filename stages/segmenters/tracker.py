@@ -18,6 +18,7 @@ from stages.segmenters.model_pixels import TightBoxes, in_model, upload
 from stages.segmenters.occupancy import Permit
 from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.slot_table import SlotTable
+from stages.segmenters.slots import unwanted
 from stages.segmenters.tracker_core import TrackerCore
 from stages.segmenters.tracker_records import Pictures, Shown
 
@@ -78,10 +79,8 @@ class Tracker:
     def forget(self, classes: Tensor | None) -> None:
         """End the objects of classes that nobody looks for; see `Detections.classes`."""
         if classes is not None:
-            table, count = self.table, classes.shape[0]
-            known = (table.class_ids >= 0) & (table.class_ids < count)
-            sought = classes.index_select(0, table.class_ids.clamp(0, count - 1))
-            table.move_out(table.live & known & ~sought)
+            table = self.table
+            table.move_out(table.live & unwanted(table.class_ids, classes))
 
     def follow(self, encoded: Pictures, frame: Frame, live: int, held: int) -> None:
         """Track every live object.
