@@ -49,8 +49,7 @@ def find_named(
     with torch.inference_mode():
         chosen, classes = finder.find(Frame(picture, "clip", 0, frame_idx, 0, 0))
         size = (int(picture.shape[1]), int(picture.shape[2]))
-        shown = F.interpolate(chosen.masks[:, None], size, mode="bilinear", align_corners=False)
-        inside = shown[:, 0] > 0
+        inside = _full_size(chosen.masks, size)
         wanted = chosen.valid & inside.flatten(1).any(dim=1)
     with named_exit("prompt"):
         rows = wanted.cpu().nonzero()[:, 0].tolist()
@@ -63,6 +62,13 @@ def find_named(
         Named(first_id + place, finder.class_names[class_ids[row]], scores[row], masks[row])
         for place, row in enumerate(rows)
     )
+
+
+def _full_size(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """bool (K, H, W) of logits (K, h, w): probabilities are interpolated, not logits, as SAM3's
+    processor does (`Sam3Processor.post_process_instance_segmentation`)."""
+    inside = logits[:, None].sigmoid()
+    return F.interpolate(inside, size_hw, mode="bilinear", align_corners=False)[:, 0] > 0.5
 
 
 def prompt_named(
