@@ -203,11 +203,25 @@ def test_nothing_is_looked_for_between_key_frames_while_off_and_without_phrases(
     assert not any(detector.detect(frame(frame_id=7 + number)).computed for number in range(3))
 
 
-def test_a_phrase_that_finds_nothing_for_1000_frames_harms_nothing(folder: Path) -> None:
+def test_a_phrase_that_finds_nothing_for_1000_frames_harms_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Nor the tracker behind it, which follows what is found after that."""
     detector = made(folder, phrases=("needle",), min_score=1.0, every=50)
+    stream = Stream(write_model(tmp_path), every=25, lifecycle={"confirm": 1})
+    segmenter = stream.segmenter
+    looked, shown = [], 0
     for number in range(1000):
         found = detector.detect(frame(frame_id=number))
-    assert not found.valid.any()
+        tracks = segmenter.segment(found)
+        if found.computed:
+            looked.append(int(found.valid.sum()))
+        shown += int(tracks.valid.sum())
+    assert (looked, shown) == ([0] * 20, 0)
+    control = made(folder, phrases=("needle",), min_score=0.0)
+    found = control.detect(frame(frame_id=1000))
+    assert found.valid.any()
+    assert segmenter.segment(found).valid.any()
 
 
 def test_memory_stays_as_it_is_while_phrases_change(folder: Path) -> None:
