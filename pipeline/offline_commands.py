@@ -125,6 +125,9 @@ def video(
         str | None, typer.Option(metavar="FOLDER|ID", help="SAM3, which finds it.")
     ] = None,
     text_revision: Annotated[str | None, typer.Option(help="Commit of that id.")] = None,
+    text_sha256: Annotated[
+        str | None, typer.Option("--text-sha256", help="Of its weights; checked.")
+    ] = None,
     text_frame: Annotated[
         int | None, typer.Option(min=0, help="Where to look (default: 0).")
     ] = None,
@@ -170,7 +173,9 @@ def video(
     from pipeline.offline.model import ModelOptions, spacing_of
     from pipeline.offline.video_job import VideoJob, direction_of, entry_of, saved_of
 
-    words = words_of(tuple(text or ()), text_model, text_revision, text_frame, text_score)
+    words = words_of(
+        tuple(text or ()), text_model, text_revision, text_sha256, text_frame, text_score
+    )
     told = bool(prompt or prompts) or words is None
     job = VideoJob(
         target=clip,

@@ -53,9 +53,9 @@ class Pictures:
         self.closed = True
 
 
-def finder(*phrases: str) -> Sam3TextDetector:
+def finder(*phrases: str, **settings: Any) -> Sam3TextDetector:
     network = TruthConcepts(PhantomConfig(seed=SEED, fps=None))
-    return Sam3TextDetector(Sam3TextConfig(model="m", phrases=phrases), CPU, network)
+    return Sam3TextDetector(Sam3TextConfig(model="m", phrases=phrases, **settings), CPU, network)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,14 @@ def test_words_that_name_nothing_are_told(pictures: list[Any]) -> None:
     picture = torch.from_numpy(pictures[0]).expand(3, -1, -1)
     with pytest.raises(PromptError, match="a boat, sky: nothing of that on frame 0"):
         find_named(finder("a boat", "sky"), picture, 0)
+
+
+def test_what_there_is_no_room_for_is_counted(pictures: list[Any]) -> None:
+    picture = torch.from_numpy(pictures[0]).expand(3, -1, -1)
+    found = find_named(finder("lumen", "needle", max_detections=1), picture, 0)
+    assert [each.phrase for each in found.named] == ["lumen"]
+    assert found.left_out == 1
+    assert find_named(finder("lumen", "needle"), picture, 0).left_out == 0
 
 
 # --- the native package --------------------------------------------------------------------

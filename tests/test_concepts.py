@@ -29,6 +29,8 @@ def test_of_two_that_overlap_the_surer_one_is_kept() -> None:
     assert chosen.masks.shape == (4, SIDE, SIDE)
     assert torch.equal(chosen.boxes_xyxy[0], given.boxes_xyxy[1])
     assert torch.equal(chosen.masks[0], given.masks[1])
+    assert int(chosen.surplus) == 0
+    assert int(choose([given], 1, 0.5, 0.7).surplus) == 1
 
 
 def test_two_phrases_may_find_the_same_thing() -> None:

@@ -77,7 +77,7 @@ def test_finds_are_those_of_transformers(
     seen = frame(size_hw, seed=5, grey=grey)
     chosen, class_ids = detector.find(seen)
     boxes = detector.detect(seen).boxes_xyxy
-    named = find_named(detector, seen.rgb, 0)
+    named = find_named(detector, seen.rgb, 0).named
     for class_id, phrase in enumerate(PHRASES, 1):
         expected = official(folder, seen.rgb, phrase)
         ours = chosen.valid & (class_ids == class_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 from pipeline.build import DETECTORS
 from pipeline.config_errors import explain
 from pipeline.offline.clip_prompts import ClipPrompt
-from pipeline.offline.records import PromptRecord
+from pipeline.offline.model import check_digest
+from pipeline.offline.records import PromptRecord, TextRecord
 from stages.errors import ConfigError, UsageError
 from stages.shapes import Shape
 
@@ -29,6 +31,8 @@ class Words:
     model: str
     """A folder, or an id in the local Hugging Face cache."""
     revision: str | None
+    sha256: str | None
+    """Of its weights; another file is refused."""
     frame: int
     min_score: float | None
     """None: the model's."""
@@ -38,6 +42,7 @@ def words_of(
     phrases: tuple[str, ...],
     model: str | None,
     revision: str | None,
+    sha256: str | None,
     frame: int | None,
     min_score: float | None,
 ) -> Words | None:
@@ -48,25 +53,27 @@ def words_of(
                 "--text: expected --text-model too: a folder with a SAM3 model, or an id such as "
                 "facebook/sam3 with --text-revision (nothing is fetched)"
             )
-        return Words(phrases, model, revision, frame or 0, min_score)
+        check_digest("--text-sha256", sha256)
+        return Words(phrases, model, revision, sha256, frame or 0, min_score)
     for option, value in (
-        ("--text-model", model), ("--text-revision", revision), ("--text-frame", frame),
-        ("--text-score", min_score),
+        ("--text-model", model), ("--text-revision", revision), ("--text-sha256", sha256),
+        ("--text-frame", frame), ("--text-score", min_score),
     ):  # fmt: skip
         if value is not None:
             raise UsageError(f"{option}: expected --text with what to look for")
     return None
 
 
-def with_found(job: VideoJob, clip: Clip) -> VideoJob:
-    """The job with a prompt more for each object that its words name on their frame.
+def with_found(job: VideoJob, clip: Clip) -> tuple[VideoJob, TextRecord | None]:
+    """The job with a prompt more for each object that its words name on their frame, and what
+    found them. On stderr, how many there was no room for.
 
     Raises `ConfigError` for the model and the phrases, `UsageError` for a frame that does not
     exist, `PromptError` where nothing is found.
     """
     words = job.words
     if words is None:
-        return job
+        return job, None
     if words.frame >= clip.num_frames:
         raise UsageError(
             f"--text-frame {words.frame}: there is no such frame, expected 0 to "
@@ -74,7 +81,8 @@ def with_found(job: VideoJob, clip: Clip) -> VideoJob:
         )
     from stages.clip.words import find_named
 
-    finder = cast("WordFinder", DETECTORS.create(_section(words), clip.device))
+    section = _section(words)
+    finder = cast("WordFinder", DETECTORS.create(section, clip.device))
     first = max((prompt.told.object for prompt in job.prompts), default=0) + 1
     found = find_named(finder, clip.picture(words.frame), words.frame, first)
     prompts = tuple(
@@ -90,16 +98,28 @@ def with_found(job: VideoJob, clip: Clip) -> VideoJob:
             Shape(mask=each.mask),
             hashlib.sha256(each.mask.tobytes()).hexdigest(),
         )
-        for each in found
+        for each in found.named
     )
-    return replace(job, prompts=(*job.prompts, *prompts))
+    record = TextRecord(
+        model=words.model,
+        revision=words.revision,
+        weights_sha256=finder.weights_sha256(),
+        min_score=section.min_score,
+        left_out=found.left_out,
+    )
+    if found.left_out:
+        sys.stderr.write(
+            f"maskstream: --text: the {section.max_detections} surest are followed, "
+            f"{found.left_out} more are not; a higher --text-score finds fewer\n"
+        )
+    return replace(job, prompts=(*job.prompts, *prompts)), record
 
 
 def _section(words: Words) -> Any:  # noqa: ANN401 (the detector's own)
     kind = DETECTORS.config_class("sam3")
     asked: dict[str, object] = {
         "kind": "sam3", "model": words.model, "phrases": words.phrases, "every": 1,
-        "revision": words.revision,
+        "revision": words.revision, "sha256": words.sha256,
     }  # fmt: skip
     if words.min_score is not None:
         asked["min_score"] = words.min_score

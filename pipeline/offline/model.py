@@ -28,14 +28,19 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         """Raises `UsageError`."""
-        if self.sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
-            raise UsageError(f"--sha256 {self.sha256}: expected 64 hexadecimal digits")
+        check_digest("--sha256", self.sha256)
         if not re.fullmatch(r"auto|cpu|cuda:\d{1,2}", self.device):
             raise UsageError(f"--device {self.device}: expected auto, cpu or cuda:N")
         if not abs(self.mask_threshold) <= 1000:  # NaN neither
             raise UsageError(
                 f"--mask-threshold {self.mask_threshold}: expected a logit, -1000 to 1000"
             )
+
+
+def check_digest(option: str, value: str | None) -> None:
+    """Raises `UsageError` for what is no SHA-256."""
+    if value is not None and not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise UsageError(f"{option} {value}: expected 64 hexadecimal digits")
 
 
 def built(options: ModelOptions) -> Proposer:

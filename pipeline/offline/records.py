@@ -102,6 +102,21 @@ class ModelRecord(Section):
     """Side of the square that pictures are squashed to, pixels."""
 
 
+class TextRecord(Section):
+    """What found the objects that words name."""
+
+    model: str
+    """As it was named: a folder, or an id in the local Hugging Face cache."""
+    revision: str | None = None
+    """Commit of that id."""
+    weights_sha256: str
+    """Of the tensors that were loaded, in whatever files they lie."""
+    min_score: float
+    """What is surer was followed, 0..1."""
+    left_out: int = 0
+    """How many more there were than are followed at most."""
+
+
 class Results(Section):
     """The part that pictures and clips have in common."""
 
@@ -153,6 +168,8 @@ class VideoResults(Results):
     """The frame that propagation began with."""
     max_frames: int | None
     prompts: tuple[PromptRecord, ...]
+    text: TextRecord | None = None
+    """Where words were among them."""
     labels: dict[str, int]
     """The value in mask pictures of each object, by its id."""
     frames: tuple[FrameRecord, ...] = ()

@@ -21,7 +21,7 @@ from pipeline.offline.journal import Journal
 from pipeline.offline.model import model_record
 from pipeline.offline.palette import labels_of
 from pipeline.offline.progress import progress
-from pipeline.offline.records import PromptRecord, VideoResults
+from pipeline.offline.records import PromptRecord, TextRecord, VideoResults
 from pipeline.offline.video_job import VideoJob
 from pipeline.signals import interruptible, stop_on_signals
 from pipeline.versions import versions
@@ -44,18 +44,23 @@ def track_clip(job: VideoJob) -> int:
     with interruptible():
         clip = opened(job)
     with clip:
-        job = with_found(job, clip)
+        job, text = with_found(job, clip)
         give_prompts(clip, job.prompts)
         passes = plan(clip, job.prompts, job.direction, job.start, job.max_frames)
         with folder:
-            return _Run(job, clip, folder, passes).run()
+            return _Run(job, clip, folder, passes, text).run()
 
 
 class _Run:
     """Walks, writes, and leaves a results file whatever happens."""
 
     def __init__(
-        self, job: VideoJob, clip: Clip, folder: OutFolder, passes: tuple[Pass, ...]
+        self,
+        job: VideoJob,
+        clip: Clip,
+        folder: OutFolder,
+        passes: tuple[Pass, ...],
+        text: TextRecord | None,
     ) -> None:
         self._began = time.monotonic()
         self._error: MaskstreamError | None = None
@@ -76,6 +81,7 @@ class _Run:
             start=passes[0].start,
             max_frames=job.max_frames,
             prompts=told,
+            text=text,
             labels={str(each): label for each, label in labels.items()},
         )
         self._outputs = ClipOutputs(folder, clip, self._head, job.saved)
@@ -174,6 +180,7 @@ class _Run:
                 {**each.told.model_dump(mode="json"), "mask_sha256": each.mask_sha256}
                 for each in job.prompts
             ],
+            "text": None if head.text is None else head.text.model_dump(mode="json"),
             "save": sorted(job.saved),
         }
 

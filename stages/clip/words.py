@@ -28,6 +28,9 @@ class WordFinder(Protocol):
     def find(self, frame: Frame) -> tuple[Chosen, Tensor]:
         """The best finds of what it looks for, and their class ids, int32 (K,)."""
 
+    def weights_sha256(self) -> str:
+        """See `stages.base.Weighted`."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Named:
@@ -41,11 +44,19 @@ class Named:
     """(H, W), with at least one pixel."""
 
 
-def find_named(
-    finder: WordFinder, picture: Tensor, frame_idx: int, first_id: int = 1
-) -> tuple[Named, ...]:
-    """What the finder's phrases name on a picture, uint8 (3, H, W), surest first; their ids count
-    from `first_id`. Raises `PromptError` where there is nothing."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """What words named on a frame."""
+
+    named: tuple[Named, ...]
+    """Surest first, at least one."""
+    left_out: int
+    """How many more the finder had no room for."""
+
+
+def find_named(finder: WordFinder, picture: Tensor, frame_idx: int, first_id: int = 1) -> Finding:
+    """What the finder's phrases name on a picture, uint8 (3, H, W); ids count from `first_id`.
+    Raises `PromptError` where there is nothing."""
     with torch.inference_mode():
         chosen, classes = finder.find(Frame(picture, "clip", 0, frame_idx, 0, 0))
         size = (int(picture.shape[1]), int(picture.shape[2]))
@@ -55,13 +66,15 @@ def find_named(
         rows = wanted.cpu().nonzero()[:, 0].tolist()
         masks = inside.cpu().numpy()
         scores, class_ids = chosen.scores.tolist(), classes.tolist()
+        left_out = int(chosen.surplus)
     if not rows:
         looked_for = ", ".join(name for name in finder.class_names[1:] if name)
         raise PromptError(f"{looked_for}: nothing of that on frame {frame_idx}")
-    return tuple(
+    named = tuple(
         Named(first_id + place, finder.class_names[class_ids[row]], scores[row], masks[row])
         for place, row in enumerate(rows)
     )
+    return Finding(named, left_out)
 
 
 def _full_size(logits: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -76,7 +89,7 @@ def prompt_named(
 ) -> tuple[Named, ...]:
     """Have a clip follow what words name on one of its frames; each mask becomes a prompt. Raises
     as `find_named` and `Clip.add_new_mask`."""
-    found = find_named(finder, clip.picture(frame_idx), frame_idx, first_id)
+    found = find_named(finder, clip.picture(frame_idx), frame_idx, first_id).named
     for each in found:
         clip.add_new_mask(frame_idx, each.obj_id, each.mask)
     return found

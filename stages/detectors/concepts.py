@@ -43,6 +43,8 @@ class Chosen:
     """int64 (K,): which of the phrases, in the order given."""
     valid: Tensor
     """bool (K,)."""
+    surplus: Tensor
+    """int64 (): finds that would be `valid` too, had there been rows for them."""
 
 
 class ConceptNetwork(Protocol):
@@ -86,12 +88,14 @@ def choose(finds: Sequence[Finds], rows: int, min_score: float, max_overlap: flo
     sized = (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
     valid = greedy(iou > max_overlap, (scores >= min_score) & (area > 0) & sized).flatten()
     order = torch.where(valid, scores.flatten(), -1.0).topk(min(rows, valid.shape[0])).indices
+    kept = valid.index_select(0, order)
     return Chosen(
         scores=_grown(scores.flatten().index_select(0, order), rows),
         boxes_xyxy=_grown(boxes.flatten(0, 1).index_select(0, order), rows),
         masks=_grown(masks.flatten(0, 1).index_select(0, order), rows),
         places=_grown(order // scores.shape[1], rows),
-        valid=_grown(valid.index_select(0, order), rows),
+        valid=_grown(kept, rows),
+        surplus=valid.sum() - kept.sum(),
     )
 
 
