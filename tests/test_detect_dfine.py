@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from stages.detectors.dfine_network import import_transformers
 from stages.detectors.model_input import InputForm, ModelInput
 from stages.errors import ConfigError, ResidencyError
 from stages.records import Detections, Frame
+from tests.cut_off import cut_off
 from tests.dfine_files import CLASS_NAMES, INPUT_HW, KINDS, changed, tiny_network, write_folder
 
 CPU = torch.device("cpu")
@@ -328,17 +328,7 @@ def test_transformers_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the hub could be asked: the name resolver and all connections are cut."""
-
-    def no_network(*_: object) -> None:
-        raise AssertionError("tried to go online")
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    for name in ("getaddrinfo", "create_connection"):
-        monkeypatch.setattr(socket, name, no_network)
-    monkeypatch.setattr(socket.socket, "connect", no_network)
-    with pytest.raises(AssertionError, match="online"):
-        socket.create_connection(("127.0.0.1", 9))
+    cut_off(monkeypatch)
     assert detector(folder).detect(frame()).computed
 
 

@@ -6,12 +6,14 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cut_off import cut_off
 from tiny_sam2 import frame, write_model
 from tiny_sam3 import QUERIES, write_sam3
 from tiny_stream import Stream
@@ -157,14 +159,30 @@ def test_what_transformers_does_itself_would_be_caught(detector: Sam3TextDetecto
 
 
 @pytest.mark.timeout(240)  # fake tensors import torch's compiler
-def test_it_runs_on_a_fake_gpu(detector: Sam3TextDetector) -> None:
-    network: Any = detector._network
-    with torch.inference_mode():
-        pixels, words = network._input.fit(frame().rgb), network.words("needle")
-        with fake_cuda(network._model, pixels, words) as (model, picture, text):
-            sight = model.get_vision_features(pixel_values=picture)
-            found = model(vision_embeds=sight, text_embeds=text)
-    assert found.pred_masks.device.type == "cuda"
+def test_it_runs_on_a_fake_gpu(folder: Path) -> None:
+    """The network and what is around it: no constant is left on the host."""
+    stage = made(folder, phrases=PHRASES, every=1)
+    stage.phrases._lock = nullcontext()  # type: ignore[assignment]  # a lock cannot be copied
+    with torch.inference_mode(), fake_cuda(stage, frame(grey=True)) as (there, picture):
+        there._mark()
+        found = there.detect(picture)
+    rows = (found.boxes_xyxy, found.scores, found.class_ids, found.valid, found.classes)
+    assert [None if row is None else row.device.type for row in rows] == ["cuda"] * 5
+
+
+@pytest.mark.timeout(240)
+def test_the_fake_gpu_sees_sides_left_on_the_host(folder: Path) -> None:
+    stage = made(folder, phrases=PHRASES, every=1)
+    stage.phrases._lock = nullcontext()  # type: ignore[assignment]
+    sides = frame().size_hw, torch.ones(4)
+
+    def leave_behind() -> None:
+        with torch.inference_mode(), fake_cuda(stage, frame()) as (there, picture):
+            there._sides = sides
+            there.detect(picture)
+
+    with pytest.raises(ResidencyError, match=r"from the host, at stages/detectors/sam3\.py"):
+        leave_behind()
 
 
 @pytest.mark.gpu
@@ -340,6 +358,31 @@ def test_a_bad_folder_is_one_line(folder: Path, tmp_path: Path, name: str) -> No
     assert expected in str(caught.value)
     assert str(copy) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_as_it_is_published(
+    detector: Sam3TextDetector, folder: Path, tmp_path: Path
+) -> None:
+    """With the detector of `facebook/sam3` in a video model, beside a tracker that is not used."""
+    from safetensors.torch import load_file, save_file
+
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    told = json.loads((copy / "config.json").read_text())
+    video = {"model_type": "sam3_video", "architectures": ["Sam3VideoModel"]}
+    (copy / "config.json").write_text(json.dumps({**video, "detector_config": told}))
+    path = copy / "model.safetensors"
+    tensors = {f"detector_model.{name}": value for name, value in load_file(path).items()}
+    tracker = {"tracker_model.a": torch.zeros(2), "tracker_neck.b": torch.zeros(2)}
+    save_file(tensors | tracker, path, metadata={"format": "pt"})
+    assert made(copy).weights_sha256() == detector.weights_sha256()
+    fewer_tensors(copy)
+    with pytest.raises(ConfigError, match="its weights lack"):
+        made(copy)
+
+
+def test_nothing_is_fetched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off(monkeypatch)
+    assert made(folder, phrases=PHRASES).detect(frame()).computed
 
 
 def test_weights_of_another_digest_are_refused(folder: Path) -> None:
