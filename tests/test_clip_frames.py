@@ -258,11 +258,14 @@ def test_pictures_are_uploaded_as_planes_and_once() -> None:
     asked = []
 
     class Counted:
-        count, size_hw, fps, spacing_mm, trouble = 3, HW, None, None, None
+        count, size_hw, fps, trouble = 3, HW, None, None
 
         def read(self, index: int) -> NDArray[Any]:
             asked.append(index)
             return np.full(HW, index, np.uint8) if index else np.ones((*HW, 3), np.uint8)
+
+        def spacing_mm(self, index: int) -> None:
+            pass
 
         def close(self) -> None:
             pass

@@ -40,7 +40,9 @@ from pipeline.offline.records import (
 )
 from stages.errors import ConfigError, RecordingError
 from stages.segmenters import sam2_checkpoint
+from tests.test_dicom_folder import folder, single
 from tests.test_image_command import small_files
+from tests.test_sources_dicom import region
 from tests.tiny_sam2 import FRAME_HW, write_model
 
 Call = Callable[..., Outcome]
@@ -376,6 +378,28 @@ def test_nothing_tells_the_name_of_a_dicom_file(track: Callable[..., Outcome]) -
         told = written + (outcome.stdout + outcome.stderr + names).encode()
         assert canary.encode() not in told
         assert (b"clip.mp4" in told) is (target == "clip.mp4")
+
+
+def test_millimetres_are_those_of_each_frame(track: Callable[..., Outcome]) -> None:
+    """Of a folder of DICOM files amid which the depth is changed."""
+    pictures = [single(n, InstanceNumber=n) for n in range(4)]
+    for ds, delta in zip(pictures, (0.02, 0.02, 0.04, 0.04), strict=True):
+        ds.SequenceOfUltrasoundRegions = [region(PhysicalDeltaX=delta, PhysicalDeltaY=delta)]
+    folder(Path("study"), *pictures)
+    Image.fromarray(np.pad(np.full((8, 8), 255, np.uint8), 4)).save("m.png")
+    prompts = [f"--prompt=1@{frame} mask=m.png" for frame in range(4)]
+    args = ("study", *prompts, "--direction", "both", "--start", "2", "--save", "masks")
+    assert track(*args).code == 0
+    found = results()
+    assert found.spacing_mm == (0.2, 0.2)
+    assert [frame.spacing_mm for frame in found.frames] == [(0.2, 0.2)] * 2 + [(0.4, 0.4)] * 2
+    masks = [frame.masks[0] for frame in found.frames]
+    assert all(mask.area_px > 0 for mask in masks)
+    told = [mask.area_mm2 for mask in masks]
+    assert told == pytest.approx([masks[0].area_px * 0.04, masks[1].area_px * 0.04,
+                                  masks[2].area_px * 0.16, masks[3].area_px * 0.16])  # fmt: skip
+    assert track(*args, "--spacing", "0.5,0.5", out="o2").code == 0
+    assert {frame.spacing_mm for frame in results("o2").frames} == {(0.5, 0.5)}
 
 
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:

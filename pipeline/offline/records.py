@@ -87,6 +87,8 @@ class FrameRecord(Section):
     """From 0."""
     time_s: float | None = None
     """From the clip's first frame, where the clip tells."""
+    spacing_mm: tuple[float, float] | None = None
+    """(y, x) of a pixel, millimetres: of this frame, for the depth may be changed amid a clip."""
     direction: Literal["forward", "backward"]
     """The pass that this is of; where both come to a frame, the later one, backward."""
     masks: tuple[MaskRecord, ...]
@@ -120,7 +122,7 @@ class Results(Section):
     mask_threshold: float
     """Logit above which a pixel is foreground."""
     spacing_mm: tuple[float, float] | None
-    """(y, x) of a pixel."""
+    """(y, x) of a pixel; of a clip, that of its first frame."""
     versions: dict[str, str]
 
 

@@ -69,7 +69,7 @@ class _Run:
             model=model_record(job.model, image_size(clip, told[0].frame)),
             device=str(clip.device),
             mask_threshold=job.model.mask_threshold,
-            spacing_mm=job.spacing_mm or clip.spacing_mm,
+            spacing_mm=job.spacing_mm or clip.spacing_mm(0),
             versions=versions(),
             clip=clip_record(job, clip),
             direction=job.direction,
@@ -78,7 +78,7 @@ class _Run:
             prompts=told,
             labels={str(each): label for each, label in labels.items()},
         )
-        self._outputs = ClipOutputs(folder, clip, self._head, job.saved)
+        self._outputs = ClipOutputs(folder, clip, self._head, job)
 
     def run(self) -> int:
         """Whatever happens on the way, what is finished is listed, and filmed."""

@@ -28,8 +28,6 @@ class Frames(Protocol):
     """Of every picture, pixels."""
     fps: float | None
     """Pictures a second, where that is known."""
-    spacing_mm: tuple[float, float] | None
-    """(y, x) millimetres per pixel, where the clip is calibrated."""
     trouble: str | None
     """One line about pictures at the end of the clip that cannot be read; None: all is well."""
 
@@ -37,6 +35,13 @@ class Frames(Protocol):
         """uint8 (H, W) grey or (H, W, 3) RGB of frame `index`, 0 to `count` - 1.
 
         Raises `SourceError` for one that cannot be read or has another size.
+        """
+
+    def spacing_mm(self, index: int) -> tuple[float, float] | None:
+        """(y, x) millimetres per pixel of frame `index`, where it is calibrated: pictures of one
+        clip may differ, as the depth of an ultrasound image is changed.
+
+        Raises `SourceError` where that cannot be read.
         """
 
     def close(self) -> None:

@@ -37,11 +37,6 @@ class ClipPictures(Closing):
         return self._frames.fps
 
     @property
-    def spacing_mm(self) -> tuple[float, float] | None:
-        """(y, x) millimetres per pixel, where the clip is calibrated."""
-        return self._frames.spacing_mm
-
-    @property
     def trouble(self) -> str | None:
         """One line about pictures at the end that are missing; None: there are none that we
         know of."""
@@ -55,6 +50,11 @@ class ClipPictures(Closing):
         """
         self._check_open()
         return self._uploaded.read(self._frame(frame_idx))
+
+    def spacing_mm(self, frame_idx: int) -> tuple[float, float] | None:
+        """(y, x) millimetres per pixel of a frame, where it is calibrated; raises as `picture`."""
+        self._check_open()
+        return self._frames.spacing_mm(self._frame(frame_idx))
 
     def close(self) -> None:
         """Release everything; may be called more than once."""
