@@ -527,6 +527,24 @@ def test_a_broken_tail_keeps_what_comes_before_it(track: Callable[..., Outcome])
     assert found.clip.fps == 25
 
 
+def test_a_broken_tail_does_not_keep_from_walking_back(track: Callable[..., Outcome]) -> None:
+    movie(Path("whole.mp4"))
+    data = Path("whole.mp4").read_bytes()
+    Path("cut.mp4").write_bytes(data[: len(data) * 3 // 5])
+    args = ("cut.mp4", "--prompt", "1@3 +40,30", "--direction", "both", "--save", "masks")
+    outcome = track(*args)
+    found = results()
+    assert (outcome.code, found.complete) == (1, False)
+    assert 4 < found.clip.frames < 12
+    ways = [(frame.frame, frame.direction) for frame in found.frames]
+    assert ways == [
+        (number, "forward" if number > 3 else "backward") for number in range(found.clip.frames)
+    ]
+    again = track(*args, "--resume")
+    assert (again.code, again.stderr) == (1, outcome.stderr), "it is missing still"
+    assert results().error == found.error
+
+
 def test_a_change_of_size_keeps_what_comes_before_it(
     track: Callable[..., Outcome], frames: Path
 ) -> None:
