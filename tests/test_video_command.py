@@ -269,9 +269,19 @@ def test_resumed_results_are_those_of_one_go(
         written.append(number)
         add(self, number, *more)
 
+    told: list[tuple[int, list[str]]] = []
+
+    @contextmanager
+    def noted(total: int, unit: str) -> Iterator[Callable[[str], None]]:
+        told.append((total, []))
+        yield told[-1][1].append
+
     monkeypatch.setattr(Journal, "add", counted)
+    monkeypatch.setattr(video_command, "progress", noted)
     outcome = track(str(frames), *BOTH, "--resume")
     assert outcome.code == 0, outcome.stderr
+    ((total, done),) = told
+    assert total == len(done), "what is not walked again is not waited for"
     assert content() == in_one_go  # nothing half-written is left
     assert len(film()) == COUNT
     assert len(written) == COUNT + 1 - finished  # the start is tracked twice

@@ -112,7 +112,7 @@ class _Run:
         counts = [self._left(each, turn, journal) for turn, each in enumerate(self._passes)]
         with (
             ClipLogits(self._folder, self._head) if wanted else nullcontext() as logits,
-            progress(sum(each.count for each in self._passes), "frames") as advance,
+            progress(sum(counts), "frames") as advance,
         ):
             for turn, each in enumerate(self._passes):
                 try:
