@@ -40,6 +40,10 @@ class ArrayFrames:
         """See `Frames.spacing_mm`."""
         return None
 
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`."""
+        return None
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -47,6 +47,9 @@ class Pictures:
     def spacing_mm(self, index: int) -> None:
         pass
 
+    def time_s(self, index: int) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 

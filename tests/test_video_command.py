@@ -40,6 +40,7 @@ from pipeline.offline.records import (
 )
 from stages.errors import ConfigError, RecordingError
 from stages.segmenters import sam2_checkpoint
+from tests.test_clip_frames import UNEVEN_MS, uneven
 from tests.test_dicom_folder import folder, single
 from tests.test_image_command import small_files
 from tests.test_sources_dicom import region
@@ -410,6 +411,14 @@ def test_millimetres_are_those_of_each_frame(track: Callable[..., Outcome]) -> N
                                   masks[2].area_px * 0.16, masks[3].area_px * 0.16])  # fmt: skip
     assert track(*args, "--spacing", "0.5,0.5", out="o2").code == 0
     assert {frame.spacing_mm for frame in results("o2").frames} == {(0.5, 0.5)}
+
+
+def test_times_are_those_of_each_frame(track: Callable[..., Outcome]) -> None:
+    args = (str(uneven(Path("uneven.mp4"))), "--prompt", "1@0 +20,20", "--save", "masks")
+    assert track(*args).code == 0
+    assert [frame.time_s for frame in results().frames] == [ms / 1000 for ms in UNEVEN_MS]
+    assert track(*args, "--fps", "10", out="o2").code == 0
+    assert [frame.time_s for frame in results("o2").frames] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:

@@ -86,7 +86,7 @@ class FrameRecord(Section):
     frame: int
     """From 0."""
     time_s: float | None = None
-    """From the clip's first frame, where the clip tells."""
+    """From the clip's first frame: as the clip tells, unless a rate was asked for."""
     spacing_mm: tuple[float, float] | None = None
     """(y, x) of a pixel, millimetres: of this frame, for the depth may be changed amid a clip."""
     direction: Literal["forward", "backward"]
@@ -142,7 +142,7 @@ class ClipRecord(Section):
     frames: int
     size_hw: tuple[int, int]
     fps: float | None
-    """Frames a second: as asked for, else as the clip tells."""
+    """Frames a second: as asked for, else as the clip tells, on average where it varies."""
 
 
 class VideoResults(Results):

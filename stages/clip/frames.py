@@ -27,7 +27,7 @@ class Frames(Protocol):
     size_hw: tuple[int, int]
     """Of every picture, pixels."""
     fps: float | None
-    """Pictures a second, where that is known."""
+    """Pictures a second on average, where that is known."""
     trouble: str | None
     """One line about pictures at the end of the clip that cannot be read; None: all is well."""
 
@@ -43,6 +43,9 @@ class Frames(Protocol):
 
         Raises `SourceError` where that cannot be read.
         """
+
+    def time_s(self, index: int) -> float | None:
+        """Seconds from the first frame to frame `index`, where the clip tells."""
 
     def close(self) -> None:
         """Release everything; may be called more than once."""

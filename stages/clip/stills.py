@@ -44,6 +44,10 @@ class ImageFrames:
         """See `Frames.spacing_mm`."""
         return None
 
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`."""
+        return None
+
     def close(self) -> None:
         """See `Frames.close`."""
 
@@ -58,7 +62,7 @@ class DicomFrames:
         self.count = self._cine.count
         check_count(self.count, f"source {config.source_id}: the folder")
         self.size_hw = self._cine.size_hw
-        timing = self._cine.timing
+        self._timing = timing = self._cine.timing
         self.fps = None if timing is None else self.count * 1e9 / timing.pass_ns
         self._next = 0
         self._frames: Iterator[NDArray[Any]] = self._cine.frames()
@@ -79,6 +83,10 @@ class DicomFrames:
     def spacing_mm(self, index: int) -> tuple[float, float] | None:
         """See `Frames.spacing_mm`."""
         return self._cine.calibration_of(index + 1).spacing_mm
+
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`."""
+        return None if self._timing is None else self._timing.offsets_ns[index] / 1e9
 
     def close(self) -> None:
         """See `Frames.close`."""

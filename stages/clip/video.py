@@ -85,6 +85,12 @@ class VideoFrames:
         """See `Frames.spacing_mm`."""
         return None
 
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`; where no stamps tell, as at an even rate."""
+        if self._stamps is not None:
+            return self._stamps.time_s(index)
+        return None if self.fps is None else index / self.fps
+
     def close(self) -> None:
         """See `Frames.close`."""
         self._kept.clear()
