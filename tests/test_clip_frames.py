@@ -202,6 +202,15 @@ class TestBroken:
         assert seen == [0, 1, 2, 3]
         assert end == "frame 4 is 30x48 pixels, expected 64x48 as in the first"
 
+    def test_a_size_that_changes_amid_a_stream(self, predictor: Any, tmp_path: Path) -> None:
+        small = [picture[:32, :48] for picture in pictures(5)]
+        parts = [write(tmp_path / "a.ts", pictures(5)), write(tmp_path / "b.ts", small)]
+        joined = tmp_path / "c.ts"
+        joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+        seen, end = tracked(predictor, open_frames(joined))
+        assert seen == [0, 1, 2, 3, 4]
+        assert end == "frame 5 is 48x32 pixels, expected 64x48 as in the first"
+
     def test_a_picture_that_is_none(self, predictor: Any, tmp_path: Path) -> None:
         for number, picture in enumerate(pictures(4)):
             Image.fromarray(picture).save(tmp_path / f"{number}.png")

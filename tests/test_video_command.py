@@ -177,6 +177,23 @@ def test_both_directions_give_the_masks_of_the_clip(
     assert {p.stat().st_mode & 0o777 for p in Path("out").rglob("*.*")} == {0o600}
 
 
+def test_scores_are_those_of_the_clip(
+    track: Callable[..., Outcome], files: tuple[Path, Path], frames: Path
+) -> None:
+    assert track(str(frames), *PROMPTS, "--save", "masks").code == 0
+    masks = [mask for frame in results().frames for mask in frame.masks]
+    with open_clip(frames, str(files[0]), checkpoint=files[1], device="cpu") as clip:
+        clip.add_new_points_or_box(0, 1, [[40, 30], [100, 80]], [1, 0])
+        clip.add_new_points_or_box(3, 2, box=[20, 20, 70, 60])
+        walked = list(clip.propagate())
+    presence = torch.cat([found.presence for found in walked]).tolist()
+    quality = torch.cat([found.quality for found in walked]).tolist()
+    assert [mask.presence for mask in masks] == pytest.approx(presence)
+    assert [mask.quality for mask in masks] == pytest.approx(quality)
+    assert presence != pytest.approx(quality)
+    assert len(set(presence)) > 2
+
+
 def test_what_is_not_asked_for_is_not_written(track: Callable[..., Outcome], frames: Path) -> None:
     outcome = track(str(frames), *PROMPTS, "--save", "masks", "--max-frames", "3")
     assert outcome.code == 2, "object 2 is prompted on frame 3 alone"
