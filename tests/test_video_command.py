@@ -38,7 +38,10 @@ from pipeline.offline.records import (
     PromptRecord,
     VideoResults,
 )
+from stages.clip.records import ClipFrame
 from stages.errors import ConfigError, RecordingError
+from stages.recording.log_reader import LogRecording
+from stages.recording.reading import open_recording
 from stages.segmenters import sam2_checkpoint
 from tests.test_clip_frames import UNEVEN_MS, uneven
 from tests.test_dicom_folder import folder, single
@@ -361,12 +364,15 @@ def test_logits_begin_anew_where_only_their_folder_was_made(tmp_path: Path) -> N
     session.mkdir(parents=True)
     (session / ".lock").touch()
     (tmp_path / "out" / PROGRESS).touch()
+    found = ClipFrame(
+        0, (1,), torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1), (True,), (True,), FRAME_HW
+    )
     with OutFolder(tmp_path / "out", "video", "resume") as folder:
-        with ClipLogits(folder, results) as recording:
-            recording.write(0, (1,), torch.zeros(1, 1, *FRAME_HW), 0)
+        with ClipLogits(folder, results, frozenset({"logits"})) as recording:
+            recording.write(found, torch.zeros(1, 1, *FRAME_HW), 0)
         (session / "manifest.json").unlink()
         with pytest.raises(RecordingError, match="exists"):  # with frames in it, it stays
-            ClipLogits(folder, results)
+            ClipLogits(folder, results, frozenset({"logits"}))
     assert (session / "frame_00000.npy").is_file()
 
 
@@ -389,6 +395,41 @@ def test_logits_lie_where_tools_look_for_them(
     before = first.read_bytes()
     assert track(*args, "--overwrite").code == 0
     assert first.read_bytes() == before
+
+
+def test_a_recording_is_gone_on_with_and_read_as_any_other(
+    track: Callable[..., Outcome], call_main: Call, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = (str(frames), *PROMPTS, "--direction", "both", "--start", "1", "--save")
+    add = Journal.add
+
+    def dies(self: Journal, *more: Any) -> None:
+        if len(self) == 3:
+            raise _Died  # what is recorded and not finished is recorded again
+        add(self, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", dies)
+        with pytest.raises(_Died):
+            track(*args, "logits,recording")
+    assert track(*args, "logits,recording", "--resume").code == 0
+    assert not Path("out/masks").exists()
+    assert call_main("record", "verify", "out", "--closed").code == 0
+    exported = call_main("record", "export", "out", "--out", "x")
+    assert exported.code == 0, exported.stderr
+    (session,) = Path("out/predictions").iterdir()
+    for frame in range(COUNT):
+        name = f"frame_{frame:05d}"
+        assert np.load(f"x/predictions/recording/{name}_obj_ids.npy").tolist() == [1, 2]
+        wanted = np.load(session / f"{name}.npy")
+        assert np.allclose(np.load(f"x/predictions/recording/{name}.npy"), wanted, atol=1e-4)
+        assert wanted.std() > 0.1
+    assert track(*args, "recording", "--overwrite").code == 0
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["recording", "results.json"]
+    with open_recording(Path("out/recording")) as recording:
+        assert isinstance(recording, LogRecording)
+        assert recording.frames().frame_ids.tolist() == list(range(COUNT))
 
 
 def test_nothing_tells_the_name_of_a_dicom_file(track: Callable[..., Outcome]) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.offline.clip_film import write_film
-from pipeline.offline.clip_logits import ClipLogits
+from pipeline.offline.clip_logits import RECORDED, ClipLogits
 from pipeline.offline.clip_opening import clip_record, image_size, opened
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
@@ -108,10 +108,12 @@ class _Run:
             self._error = self._error or error
 
     def _track(self, journal: Journal, stop: threading.Event) -> None:
-        wanted = "logits" in self._job.saved
+        saved = self._job.saved
         counts = [self._left(each, turn, journal) for turn, each in enumerate(self._passes)]
         with (
-            ClipLogits(self._folder, self._head) if wanted else nullcontext() as logits,
+            ClipLogits(self._folder, self._head, saved)
+            if saved & RECORDED
+            else nullcontext() as logits,
             progress(sum(counts), "frames") as advance,
         ):
             for turn, each in enumerate(self._passes):
@@ -137,7 +139,7 @@ class _Run:
         logits = found.masks()
         record = self._outputs.write(found, logits, of.way)
         if recording is not None:
-            recording.write(found.frame_idx, found.obj_ids, logits, turn)
+            recording.write(found, logits, turn)
         journal.add(found.frame_idx, record, turn)
 
     def _left(self, each: Pass, turn: int, journal: Journal) -> int:
