@@ -653,6 +653,25 @@ def test_a_full_disk_keeps_what_was_finished(track: Callable[..., Outcome], fram
     assert len(film()) == COUNT
 
 
+def test_a_recording_that_finds_no_room_keeps_what_was_finished(
+    track: Callable[..., Outcome], frames: Path
+) -> None:
+    args = (str(frames), *PROMPTS, "--save", "recording")
+    with small_files(10_000):
+        outcome = track(*args)
+    (line,) = outcome.stderr.splitlines()
+    assert outcome.code == 1
+    assert "out/recording: " in line
+    assert "what was finished is kept" in line
+    finished = [frame.frame for frame in results().frames]
+    assert 0 < len(finished) < COUNT
+    with open_recording(Path("out/recording")) as recording:
+        assert recording.frames().frame_ids.tolist() == finished
+    assert track(*args, "--resume").code == 0
+    with open_recording(Path("out/recording")) as recording:
+        assert recording.frames().frame_ids.tolist() == list(range(COUNT))
+
+
 def test_a_folder_that_vanishes_does_not_come_back(
     track: Callable[..., Outcome], frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

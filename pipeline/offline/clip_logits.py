@@ -93,9 +93,9 @@ def _npy(folder: Path, results: VideoResults) -> NpyWriter:
 
 def _log(folder: Path, results: VideoResults) -> LogWriter:
     path = folder / IN_RUN
-    return (
-        reopen_log(path) if _begun(path) else create_log(folder, _manifest("log", IN_RUN, results))
-    )
+    if _begun(path):
+        return reopen_log(path)
+    return create_log(folder, _manifest("log", IN_RUN, results))
 
 
 def _begun(path: Path) -> bool:
