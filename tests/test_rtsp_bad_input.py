@@ -192,7 +192,7 @@ def test_ffmpeg_would_show_it() -> None:
 def test_a_stream_that_stays_late_shows_its_age_and_is_connected_to_anew(
     open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.sources.av_times._LATE_FOR_S", 0.5)
+    monkeypatch.setattr("stages.sources.lag._LATE_FOR_S", 0.5)
     slow = [replace(one, wait_s=2 * one.wait_s) for one in packets(PICTURES)]
     with ScriptedServer(serve(slow)) as server:
         source = open_source(server.url, max_lag_s=0.3, **OPTIONS)
@@ -213,7 +213,7 @@ def test_a_stream_that_stays_late_shows_its_age_and_is_connected_to_anew(
 def test_a_clock_that_is_not_to_be_believed_makes_nothing_late(
     open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.sources.av_times._LATE_FOR_S", 0.5)
+    monkeypatch.setattr("stages.sources.lag._LATE_FOR_S", 0.5)
     slow = [replace(one, wait_s=2 * one.wait_s) for one in packets(PICTURES[:60])]
     with ScriptedServer(serve(slow)) as server:
         source = open_source(server.url, max_lag_s=None, **OPTIONS)

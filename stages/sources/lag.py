@@ -1,9 +1,13 @@
-"""How far a stream is behind its sender: `LagWatch`."""
+"""How far a stream is behind its sender, and when that is too far: `LagWatch`, `LagLimit`."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from stages.sources.feed import FeedError
+
+_LATE_FOR_S: Final = 5.0
+"""A stream that is late for so long does not catch up by itself."""
 _FORGET: Final = 2e-3
 """How much slower than ours a sender's clock may run without seeming to fall behind. Quartz is
 within 1e-4, but some cameras' stamps run 1e-3 off. A queue that builds up grows by far more than
@@ -33,3 +37,29 @@ class LagWatch:
             self._base_ns += round((arrived_ns - last[0]) * _FORGET)
             self._base_ns = min(self._base_ns, delay_ns)
         return delay_ns - self._base_ns
+
+
+class LagLimit:
+    """A `LagWatch` that gives a stream up which stays later than ``max_lag_s``; None: the sender's
+    clock is not to be believed, and nothing is late."""
+
+    def __init__(self, max_lag_s: float | None) -> None:
+        self._max_lag_s = max_lag_s
+        self._watch = LagWatch()
+        self._late_since_ns: int | None = None
+
+    def lag_ns(self, arrived_ns: int, sender_ns: int) -> int:
+        """See `LagWatch.lag_ns`; raises `FeedError` once the stream was late for 5 s."""
+        if self._max_lag_s is None:
+            return 0
+        lag_ns = self._watch.lag_ns(arrived_ns, sender_ns)
+        if lag_ns < self._max_lag_s * 1e9:
+            self._late_since_ns = None
+        elif self._late_since_ns is None:
+            self._late_since_ns = arrived_ns
+        elif arrived_ns - self._late_since_ns > _LATE_FOR_S * 1e9:
+            raise FeedError(
+                f"the stream is {lag_ns / 1e9:.1f} s late by the sender's clock and does not catch "
+                "up (max_lag_s: null where that clock is wrong)"
+            )
+        return lag_ns
