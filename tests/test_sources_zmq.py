@@ -230,6 +230,26 @@ class TestSenders:
         assert epochs == [0, 0, 1, 1, 2, 2]
         assert at.counts == {}
 
+    def test_one_that_restarts_with_its_old_session_is_heard_after_a_second(
+        self, listening: Callable[..., Listening], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a program does that makes its session from its name. It does not fall silent."""
+        monkeypatch.setattr(zmq_frames, "TAKEOVER_S", 0.2)
+        at = listening()
+        with raw(at) as socket:
+            for seq in range(1_000_000, 1_000_003):
+                socket.send(message(seq))
+            assert [at.read().epoch for _ in range(3)] == [0, 0, 0]
+            deadline, seq = time.monotonic() + 10, 0
+            while at.source.inbox.read(memory, 0.01) is None:
+                assert time.monotonic() < deadline, "it is skipped for ever"
+                socket.send(message(seq))
+                seq += 1
+                time.sleep(0.005)
+            assert at.counts["out of order"] > 0
+            socket.send(message(seq))
+            assert at.read().epoch == 1
+
     def test_one_that_pauses_does_not(self, listening: Callable[..., Listening]) -> None:
         at = listening(stale_after_s=0.1)
         with sending(at) as sender:

@@ -25,7 +25,7 @@ from stages.wire_frames import MAX_FRAME_BYTES, MAX_SEQ, FrameMessage, decode_fr
 from stages.wire_messages import WireError
 
 TAKEOVER_S: Final = 1.0
-"""A sender that was silent for so long may be followed by another."""
+"""A sender of whom no picture was taken for so long may be followed by another."""
 _QUEUED: Final = 4  # messages that libzmq keeps while nobody reads
 _ROOM_BYTES: Final = (_QUEUED + 2) * MAX_FRAME_BYTES
 """See `Peers`."""
@@ -50,10 +50,11 @@ class FrameInbox:
     """The bound socket, a `Feed` that lasts: dialling again goes on with it.
 
     What cannot be read is skipped, counted and told (`troubles`: `refused`). One sender is heard
-    at a time: who speaks first, until it is silent for `TAKEOVER_S`; meanwhile others of the same
-    id are skipped (`other sender`). Another sender than before begins a new epoch. Of one sender,
-    pictures that are missing are told (`lost`), and one that comes twice, or after a later one,
-    is skipped (`out of order`).
+    at a time: who speaks first, until for `TAKEOVER_S` no picture of it was taken; meanwhile
+    others of the same id are skipped (`other sender`). Another sender than before begins a new
+    epoch. Of one sender, pictures that are missing are told (`lost`), and one that comes twice, or
+    after a later one, is skipped (`out of order`), unless it began anew with the same session,
+    which after as long is taken for another sender.
     """
 
     def __init__(self, config: ZmqFramesConfig) -> None:
@@ -169,21 +170,20 @@ class _Following:
         """Rises with each picture, and falls back when another sender takes over."""
         self._session: int | None = None
         self._expected = 0
-        self._heard_s = 0.0
+        self._taken_s = 0.0
         self._takeovers = -1
 
     def judge(
         self, frame: FrameMessage, now_s: float
     ) -> Literal["take", "other sender", "out of order"]:
         """Whether a picture that came at ``now_s`` is one to take."""
-        if frame.session != self._session:
-            if self._session is not None and now_s - self._heard_s < TAKEOVER_S:
-                return "other sender"
+        another = frame.session != self._session
+        if another or frame.seq < self._expected:
+            if self._session is not None and now_s - self._taken_s < TAKEOVER_S:
+                return "other sender" if another else "out of order"
             self._session, self._expected = frame.session, frame.seq
             self._takeovers += 1
-        self._heard_s = now_s
-        if frame.seq < self._expected:
-            return "out of order"
+        self._taken_s = now_s
         self.missing = frame.seq - self._expected
         self._expected = frame.seq + 1
         self.clock = frame.seq - 2 * MAX_SEQ * self._takeovers
