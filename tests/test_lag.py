@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.sources.lag import LagWatch
+from stages.sources.lag import BurstWatch, LagWatch
 
 MS = 1_000_000
 
@@ -29,6 +29,27 @@ def test_a_queue_shows_and_so_does_its_end() -> None:
 def test_a_burst_at_the_beginning_is_not_held_against_what_follows() -> None:
     """A server that sends the last second at once, to begin with."""
     assert lags([0, 1, 2, 42], [0, 40, 80, 120]) == pytest.approx([0, 0, 0, 0], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("arrivals_ms", "stamps_ms", "over"),
+    [
+        ([0, 40, 81], [0, 40, 80], [False, True, True]),
+        ([0, 5, 12, 30, 68, 69], [0, 40, 80, 120, 160, 200], [False] * 4 + [True] * 2),
+        ([0, 5, 45], [0, 200, 160], [False, False, True]),  # a clock that ran backwards
+        ([0, 900, 1800, 2700], [0, 2000, 4000, 6000], [False, False, False, True]),
+        ([0, 5], [0, None], [False, True]),
+    ],
+    ids=["none", "four", "backwards", "always fast", "no clock"],
+)
+def test_a_burst_lasts_while_pictures_come_faster_than_they_were_sent(
+    arrivals_ms: list[int], stamps_ms: list[int | None], over: list[bool]
+) -> None:
+    watch, found = BurstWatch(), []
+    for at, stamp in zip(arrivals_ms, stamps_ms, strict=True):
+        watch.see(at * MS, None if stamp is None else stamp * MS)
+        found.append(watch.is_over)
+    assert found == over
 
 
 def test_another_quartz_does_not_look_like_a_queue() -> None:

@@ -81,6 +81,13 @@ def stamp_ns(of: VideoFrame | Packet[VideoStream]) -> int | None:
     return round(of.pts * of.time_base * 1_000_000_000)
 
 
+def sending_ns(packet: Packet[VideoStream]) -> int | None:
+    """As `stamp_ns`, in the order of sending, which that of showing need not be."""
+    if packet.dts is None or packet.time_base is None:
+        return stamp_ns(packet)
+    return round(packet.dts * packet.time_base * 1_000_000_000)
+
+
 def _unix_ns(packet: Packet[VideoStream]) -> int | None:
     """The sender's clock: AVProducerReferenceTime, int64 microseconds since 1970 and flags."""
     if not packet.has_sidedata("prft"):

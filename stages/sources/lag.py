@@ -1,4 +1,5 @@
-"""How far a stream is behind its sender, and when that is too far: `LagWatch`, `LagLimit`."""
+"""How far a stream is behind its sender, and when that is too far: `LagWatch`, `BurstWatch`,
+`LagLimit`."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from stages.sources.feed import FeedError
 
 _LATE_FOR_S: Final = 5.0
 """A stream that is late for so long does not catch up by itself."""
+_IN_TIME: Final = 0.75
+_LONGEST_BURST_NS: Final = 2_000_000_000
 _FORGET: Final = 2e-3
 """How much slower than ours a sender's clock may run without seeming to fall behind. Quartz is
 within 1e-4, but some cameras' stamps run 1e-3 off. A queue that builds up grows by far more than
@@ -37,6 +40,31 @@ class LagWatch:
             self._base_ns += round((arrived_ns - last[0]) * _FORGET)
             self._base_ns = min(self._base_ns, delay_ns)
         return delay_ns - self._base_ns
+
+
+class BurstWatch:
+    """Whether a connection still gives what had waited before it began: what FFmpeg read ahead,
+    or the server kept. Such pictures are old, and nothing tells yet by how much. ``is_over``: there
+    is none, or no clock to tell it by."""
+
+    def __init__(self, is_over: bool = False) -> None:
+        self.is_over = is_over
+        self._first_ns = 0
+        self._last: tuple[int, int] | None = None
+
+    def see(self, arrived_ns: int, sender_ns: int | None) -> None:
+        """A packet arrived, stamped ``sender_ns`` if at all. The burst is over with the first that
+        took about as long to come after the one before as the sender's clock says, or after 2 s,
+        for a sender may always be faster than its clock."""
+        last = self._last
+        if self.is_over or sender_ns is None:
+            self.is_over = True
+        elif last is None:
+            self._first_ns = arrived_ns
+        else:
+            in_time = arrived_ns - last[0] >= _IN_TIME * (sender_ns - last[1])
+            self.is_over = in_time or arrived_ns - self._first_ns > _LONGEST_BURST_NS
+        self._last = None if sender_ns is None else (arrived_ns, sender_ns)
 
 
 class LagLimit:

@@ -41,6 +41,10 @@ _RTSP_OPTIONS: Final = {
     "allowed_media_types": "video",
     "max_delay": "0",
 }
+_LOOK_OPTIONS: Final = {
+    # No frames are read ahead to measure their rate, which nobody asks for.
+    "fpsprobesize": "0",
+}
 
 _Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -123,6 +127,8 @@ class RtspSource(AvSource):
         is_rtsp = scheme in ("rtsp", "rtsps")
         if is_rtsp:
             options |= {**_RTSP_OPTIONS, "rtsp_transport": config.transport}
+        else:
+            options |= _LOOK_OPTIONS
         if scheme in ("rtsps", "https"):
             options |= _tls(config)
         url = config.url.reveal(config.username, self._password)
