@@ -102,6 +102,8 @@ class AvFeed:
         self._changed = threading.Condition()
         self._over: FeedError | None = None
         self._stop = threading.Event()
+        self.answered = False
+        """Whether a packet came."""
         self.description: str | None = None
         """Codec, pixel format, matrix and range, once there was a picture."""
         self.troubles = Troubles(source_id)
@@ -165,6 +167,7 @@ class AvFeed:
     def _follow(self, coming: Iterable[Packet[VideoStream]]) -> None:
         keyframe_seen = False
         for packet in coming:
+            self.answered = True
             self._burst.see(time.monotonic_ns(), sending_ns(packet))
             keyframe_seen |= packet.is_keyframe
             if not keyframe_seen or not packet.size:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from stages.sources.av_feed import AvFeed
+    from stages.sources.feed import Feed
 
 _PROTOCOLS: Final = {
     "rtsp": "rtsp,rtp,udp,tcp",
@@ -78,7 +79,8 @@ class RtspConfig(LiveSection):
     reconnect_after_s: float = Field(default=5.0, ge=0.2, le=30)
     """Without a picture for so long, the connection is given up and made anew."""
     connect_within_s: float = Field(default=15.0, ge=0.2, le=60)
-    """A new connection gives its first picture, a keyframe, within this, or is given up."""
+    """A new connection gives its first picture, a keyframe, within this, or is given up. Where an
+    RTSP server says nothing at all for 4 s, a second one is tried beside it."""
 
 
 class RtspSource(AvSource):
@@ -117,6 +119,14 @@ class RtspSource(AvSource):
                 f"source {self.source_id}: decoder: nvdec cannot be had: {missing}; "
                 "expected a CUDA GPU that decodes video, or decoder: host"
             )
+
+    def _dialled(self) -> Feed:
+        if self._stream.url.scheme not in ("rtsp", "rtsps"):
+            return super()._dialled()
+        from stages.sources.second_try import SecondTry
+
+        self._newest = SecondTry(self._connect)
+        return self._newest
 
     def _connect(self) -> AvFeed:
         from stages.sources.av_feed import AvFeed
