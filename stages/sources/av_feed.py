@@ -69,9 +69,9 @@ class AvFeed:
     Pictures begin with a keyframe, and again with one after a picture of which something is
     missing, so that nothing is shown that only half arrived. Where FFmpeg looks at the stream to
     see what it is (no ``address.format``), what it read meanwhile is old, and decoded without being
-    shown (see `BurstWatch`). A reader that falls behind loses
-    the oldest pictures, which is counted and told (see `Troubles`). ``turns``: shared by
-    all feeds of a source. ``taker`` None: pictures are converted on the host.
+    shown (see `BurstWatch`). A reader that falls behind loses the oldest pictures, which is counted
+    and told (see `Troubles`). ``turns``: shared by all feeds of a source. ``taker`` None: pictures
+    are converted on the host.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
