@@ -175,7 +175,7 @@ def test_a_late_joiner_hears_the_state_at_once(
     context: zmq.Context[zmq.Socket[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.sinks.zmq_publisher.STATE_EVERY_S", 1e9)
+    monkeypatch.setattr("stages.sinks.announced.STATE_EVERY_S", 1e9)
     for seq in range(5):
         write(publisher, seq)
     publisher.poll()  # nobody hears this one
@@ -193,7 +193,7 @@ def test_the_state_is_repeated(
     context: zmq.Context[zmq.Socket[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.sinks.zmq_publisher.STATE_EVERY_S", 0.05)
+    monkeypatch.setattr("stages.sinks.announced.STATE_EVERY_S", 0.05)
     socket = listen(context, publisher.endpoint, topic("state", "cam1"))
     heard_states(publisher, socket, 4)
 

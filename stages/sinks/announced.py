@@ -1,11 +1,18 @@
-"""What a publisher says of its stream: `Announced`."""
+"""What a publisher says of its stream, and when: `Announced`, `StateClock`."""
 
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
+from typing import Final
 
 from kpi.events import SourceState
+
+STATE_EVERY_S: Final = 1.0
+NEWCOMERS_EVERY_S: Final = 0.25
+"""A state goes to everybody, and takes the place of a result in a full queue: who subscribes again
+and again must not make others lose theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +43,21 @@ class Announced:
             state, epoch = self.now.state, max(self.now.epoch, epoch)
             self.now = State("streaming" if state == "connecting" else state, epoch)
         return epoch
+
+
+class StateClock:
+    """When the state, unchanged, is to be said again; one thread's."""
+
+    def __init__(self) -> None:
+        self._said_s, self._due_s = float("-inf"), 0.0
+
+    def said(self) -> None:
+        """It was said just now."""
+        self._said_s = time.monotonic()
+        self._due_s = self._said_s + STATE_EVERY_S
+
+    def is_due(self, joined: bool) -> bool:
+        """Whether it is; ``joined``: somebody began to listen since the last look."""
+        if joined:
+            self._due_s = min(self._due_s, self._said_s + NEWCOMERS_EVERY_S)
+        return time.monotonic() >= self._due_s

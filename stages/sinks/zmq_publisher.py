@@ -18,13 +18,12 @@ from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
 from stages.patience import patient_threads
 from stages.peers import Peers
-from stages.sinks.announced import Announced, State
+from stages.sinks.announced import Announced, State, StateClock
 from stages.sinks.outbox import Outbox, Sent
 from stages.sinks.subscriptions import KINDS, Subscriptions
 from stages.wire import Encoding, WireError, decode, encode_result, encode_state
 from stages.wire_envelope import Kind
 
-STATE_EVERY_S = 1.0
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
@@ -82,7 +81,7 @@ class ZmqPublisher:
         self._announced = Announced()
         self._sent: State | None = None
         self._told_names: tuple[str, ...] = ()
-        self._state_due = 0.0
+        self._clock = StateClock()
         self._seq = 0
         self._run = secrets.randbits(52)
         self._outbox = Outbox()
@@ -162,14 +161,14 @@ class ZmqPublisher:
         self._send("result", message)
 
     def poll(self) -> None:
-        """Take in who came and went; send the state when it, or what class ids mean, changed, to a
-        late joiner, and every second."""
+        """Take in who came and went; send the state when it, or what class ids mean, changed, every
+        second, and within 0.25 s where somebody joined."""
         joined = self._subscriptions.read()
         listened, masks = self.wants("result"), self._config.masks
         self.wants_masks = listened and masks in ("bits", "rle")
         self.wants_logits = listened and masks == "logits"
         new = self._announced.now != self._sent or tuple(self._class_names) != self._told_names
-        if "state" in joined or new or time.monotonic() >= self._state_due:
+        if self._clock.is_due("state" in joined) or new:
             self._send_state()
         for kind, message in self._outbox.take():
             self._send(kind, message)
@@ -205,7 +204,7 @@ class ZmqPublisher:
 
     def _send_state(self) -> None:
         self._sent, self._told_names = self._announced.now, tuple(self._class_names)
-        self._state_due = time.monotonic() + STATE_EVERY_S
+        self._clock.said()
         self._send("state", self._encode_state(self._sent))
 
     def _encode_state(self, now: State) -> bytes:
