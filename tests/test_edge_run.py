@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,17 @@ import pytest
 from conftest import StartCli
 from igtl_receivers import Receiver
 from PIL import Image
+from rich.console import Console
 from test_live_run import WAIT_S, Watched
 
+from pipeline.config import load_config
+from pipeline.frame_flow import RunOptions
+from pipeline.meter import Meter
+from pipeline.run import start
+from pipeline.subscribe import subscribe
 from stages.client import Subscriber
 from stages.frame_sender import FrameSender
+from stages.packets import HostPacket
 from stages.wire import KpiMessage, Message, PictureMessage, ResultMessage, StateMessage
 
 CONFIG = """
@@ -37,6 +45,18 @@ STALLS = 3
 """One of which is told in time, though the machine may be busy with something else."""
 OLD_NS = 30 * 10**9
 PIXELS = np.tile(np.arange(0, 256, 2, dtype=np.uint8)[None, :, None], (96, 1, 3))
+
+
+PHANTOM = """
+name: breaks
+source: {kind: phantom, size_hw: [96, 128], fps: 20}
+detector: {kind: none}
+segmenter: {kind: sam2_image, model: demo, max_objects: 1}
+preview: null
+control: null
+http: null
+results: {endpoint: 'ipc://%s'}
+"""
 
 
 def copied(run: Watched, where: str) -> float:
@@ -93,6 +113,33 @@ def test_nothing_for_nobody_then_everything_and_a_stall_is_told(
     assert hot == [0, 0, 0]
     assert 0 < copies["egress_d2h"] < copies["header_d2h"]
     assert copies["picture_d2h"] > 0
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_run_whose_results_cannot_be_written_is_heard_to_fail(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    breaks: bool,
+) -> None:
+    def write(meter: Meter, packet: HostPacket) -> None:
+        if breaks and packet.info.frame_id == 3:
+            raise OSError("a sink broke")
+
+    monkeypatch.setattr(Meter, "write", write)
+    endpoint, codes = tmp_path / "results", []
+    (tmp_path / "run.yaml").write_text(PHANTOM % endpoint)
+    listener = threading.Thread(
+        target=lambda: codes.append(subscribe(f"ipc://{endpoint}", timeout_s=WAIT_S))
+    )
+    listener.start()
+    options = RunOptions(frames=8, out=tmp_path / "run", wait_subscribers=1)
+    with (tmp_path / "log.txt").open("w") as log:
+        code = start(load_config(str(tmp_path / "run.yaml")), options, Console(file=log))
+    listener.join()
+    assert (code, codes) == (int(breaks), [int(breaks)])
+    assert ("failed; see its run's log" in capsys.readouterr().err) == breaks
 
 
 def told_of_the_stall(run: Watched, sender: FrameSender, listener: Subscriber) -> float:
