@@ -98,15 +98,19 @@ class StateClock:
     """When the state, unchanged, is to be said again; one thread's."""
 
     def __init__(self) -> None:
-        self._said_s, self._due_s = float("-inf"), 0.0
+        self._due_s, self._newcomers_s = 0.0, 0.0
+        self._joined = False
 
     def said(self) -> None:
         """It was said just now."""
-        self._said_s = time.monotonic()
-        self._due_s = self._said_s + STATE_EVERY_S
+        now_s = time.monotonic()
+        self._due_s = now_s + STATE_EVERY_S
+        if self._joined:
+            self._newcomers_s = now_s + NEWCOMERS_EVERY_S
+        self._joined = False
 
     def is_due(self, joined: bool) -> bool:
         """Whether it is; ``joined``: somebody began to listen since the last look."""
-        if joined:
-            self._due_s = min(self._due_s, self._said_s + NEWCOMERS_EVERY_S)
-        return time.monotonic() >= self._due_s
+        self._joined |= joined
+        due_s = min(self._due_s, self._newcomers_s) if self._joined else self._due_s
+        return time.monotonic() >= due_s

@@ -163,7 +163,7 @@ class ZmqPublisher:
 
     def poll(self) -> None:
         """Take in who came and went; send the state when it, or what class ids mean, changed, every
-        second, and within 0.25 s where somebody joined."""
+        second, and to late joiners, four times a second at most."""
         joined = self._subscriptions.read()
         listened, masks = self.wants("result"), self._config.masks
         self.wants_masks = listened and masks in ("bits", "rle")
