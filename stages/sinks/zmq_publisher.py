@@ -28,6 +28,7 @@ LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
 LATE_AFTER_S = 1.5
+"""Without a result; within the two seconds that docs/wire.md promises."""
 ROOM_BYTES = 16 << 20
 """See `Peers`."""
 
