@@ -39,11 +39,14 @@ class ReplayOptions:
 def replay(path: Path, options: ReplayOptions) -> int:
     """Publish what was recorded, until its end or a signal; returns the exit code.
 
+    That is 1 where packets could not be read: all others are sent, and it is told at the end.
     Raises `RecordingError` for what is no recording with packets, `ConfigError` or `BindError` for
     an endpoint that cannot be bound.
     """
     with stop_on_signals() as stop, _opened(path) as recording:
         first = next(_results(recording), None)
+        if first is None and recording.damaged:
+            raise RecordingError(f"{recording.path}: {recording.damaged[0]}")
         if first is None:
             raise RecordingError(
                 f"{recording.path}: no packets were recorded "
@@ -60,14 +63,18 @@ def replay(path: Path, options: ReplayOptions) -> int:
             patience_s=0.0 if options.speed else _PATIENCE_S,
         )
         try:
-            return _play(recording, socket, options, stop)
+            _play(recording, socket, options, stop)
         finally:
             socket.close()
+        lost = (*map(str, recording.damaged), *recording.flaws)
+        for each in lost:
+            sys.stderr.write(f"maskstream: {each}\n")
+        return 1 if lost else 0
 
 
 def _play(
     recording: LogRecording, socket: ReplaySocket, options: ReplayOptions, stop: threading.Event
-) -> int:
+) -> None:
     _say(f"replay: {socket.endpoint}")
     if options.wait_subscribers:
         _say(f"waiting for {options.wait_subscribers} subscriber(s)")
@@ -77,7 +84,6 @@ def _play(
     while options.loop and not stop.is_set():
         sent += _once(recording, socket, options.speed, stop)
     _say(f"{sent} packets")
-    return 0
 
 
 def _once(
