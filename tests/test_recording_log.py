@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from recordings import log_options, logits, manifest
 
 from stages.errors import RecordingError
@@ -291,6 +292,47 @@ def test_it_goes_on_in_a_recording_that_was_cut_off(tmp_path: Path) -> None:
     verdict = verify(path)
     assert verdict.flaws == ()
     assert verdict.closed
+
+
+def put(path: Path, row: int, head: layout.Head, json_: bytes, payload: bytes) -> None:
+    """Write another record over one of a single segment, with check sums that are right; what lies
+    behind it is gone."""
+    (segment,) = segments(path)
+    with SegmentFile(segment) as file:
+        at = int(file.scan().rows["offset"][row])
+    body = json_.ljust(layout.padded(len(json_))), payload.ljust(layout.padded(len(payload)), b"\0")
+    sizes = {"json_bytes": len(body[0]), "payload_bytes": len(payload)}
+    whole_head = replace(head, **sizes, body_crc=layout.joint_crc(body))
+    segment.write_bytes(segment.read_bytes()[:at] + layout.pack_head(whole_head) + b"".join(body))
+
+
+def head_of(path: Path, row: int) -> layout.Head:
+    with SegmentFile(segments(path)[0]) as file:
+        return file.record(int(file.scan().rows["offset"][row])).head
+
+
+@pytest.mark.parametrize("shape", [f"[0, {2**70}]", str([1] * 80), "[true, 4]"])
+def test_a_record_that_lies_about_its_shape_is_refused(tmp_path: Path, shape: str) -> None:
+    path = record(tmp_path, 1)
+    text = f'{{"fields": {{}}, "arrays": [["logits", "|u1", {shape}, 0]]}}'
+    put(path, 1, replace(head_of(path, 1), raw_bytes=8), text.encode(), bytes(8))
+    with opened(path) as recording, pytest.raises(RecordingError, match="got an array of shape"):
+        recording.at("logits", 0)
+    assert any("got an array of shape" in flaw for flaw in verify(path).flaws)
+
+
+@pytest.mark.parametrize("raw_bytes", [layout.MAX_PAYLOAD_BYTES + 8, 2**32 - 8])
+def test_a_few_bytes_that_claim_to_be_gigabytes_are_no_record(
+    tmp_path: Path, raw_bytes: int
+) -> None:
+    path = record(tmp_path, 1, compress=True)
+    data = b"\x28\xb5\x2f\xfd\xa0" + raw_bytes.to_bytes(4, "little") + b"\x01\x00\x00"
+    assert zstandard.frame_content_size(data) == raw_bytes
+    head = replace(head_of(path, 1), codec=1, raw_bytes=raw_bytes)
+    put(path, 1, head, b'{"fields": {}, "arrays": []}', data)
+    with opened(path) as recording:
+        assert len(recording.frames()) == 0
+    assert any("are no record" in flaw for flaw in verify(path).flaws)
 
 
 @pytest.mark.parametrize(

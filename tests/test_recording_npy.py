@@ -121,6 +121,8 @@ def lying(shape: str, dtype: str = "<f8", data: int = 0) -> bytes:
         (b"PK\x03\x04", "no .npy header"),
         (b"", "no .npy header"),
         (lying("(" * 60), "no .npy header"),
+        (lying(f"(0, 1, {2**62}, 4)"), "got an array of shape"),
+        (lying("(True, 1, 1, 1)", data=8), r"got an array of shape \(True"),
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
