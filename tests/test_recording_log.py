@@ -206,6 +206,26 @@ def test_cut_anywhere_it_reads_what_is_whole(small: Path, tmp_path: Path) -> Non
             assert verdict.closed == (length > ends[-1])
 
 
+def test_what_a_writer_takes_back_costs_a_reader_that_alone(small: Path, tmp_path: Path) -> None:
+    """Half a record, which a full disk ended: it was there when the reader looked."""
+    copy = tmp_path / "copy"
+    shutil.copytree(small, copy)
+    (segment,) = segments(copy)
+    with SegmentFile(segment) as file:
+        rows = file.scan().rows
+        end = int(rows["offset"][2])
+        os.truncate(segment, end + 100)
+        with SegmentFile(segment) as reader:
+            os.truncate(segment, end)
+            assert reader.record(int(rows["offset"][1])).kind == "logits"
+        with SegmentFile(segment) as reader:
+            os.truncate(segment, end - 8)
+            with pytest.raises(RecordingError, match="the file was cut off"):
+                reader.record(int(rows["offset"][1]))
+        with opened(copy) as recording:
+            assert recording.flaws == ()
+
+
 def test_damage_in_the_middle_costs_only_what_is_damaged(tmp_path: Path) -> None:
     path = record(tmp_path, 5)
     (segment,) = segments(path)
