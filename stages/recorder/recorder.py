@@ -86,11 +86,17 @@ class Recorder:
         looked = self.looks.seen(info.epoch, info.frame_id)
         messages, self._messages = tuple(self._messages), []
         bundle = Bundle(self._counts.offer(), self._kept(packet), looked, messages)
-        reason = self._refusal(bundle)
+        reason = "paused" if self._lacks(packet) else self._refusal(bundle)
         if reason is not None:
             self._counts.drop(reason)
             self._opened.lost(reason, bundle.stamp)
         self._stop_where_lost()
+
+    def _lacks(self, packet: HostPacket) -> bool:
+        """Whether a packet has not what was to be recorded, be it in its message alone: it was
+        submitted while the recorder was paused."""
+        masks, logits = self._wants
+        return (masks and packet.masks is None) or (logits and packet.logits is None)
 
     def _refusal(self, bundle: Bundle) -> RecorderLoss | None:
         """Why a frame cannot wait to be written; None where it does."""
