@@ -123,6 +123,7 @@ def test_export_tells_what_it_leaves_out(call_main: Call, path: Path, tmp_path: 
         ("missing", "No such file or directory (expected the folder of a recording)"),
         ("empty", "no recording (expected segment-*.log, or frame_*.npy)"),
         ("file", "Not a directory (expected the folder of a recording)"),
+        ("x" * 300, "File name too long (expected the folder of a recording)"),
     ],
 )
 def test_what_is_no_recording_is_one_line(

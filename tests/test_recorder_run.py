@@ -415,6 +415,7 @@ class TestBadInput:
             (tmp_path, "no recording (expected segment-*.log, or frame_*.npy)"),
             (tmp_path / "none", "No such file or directory (expected the folder of a recording)"),
             (tmp_path / "notes.txt", "Not a directory (expected the folder of a recording)"),
+            (tmp_path / ("x" * 300), "File name too long (expected the folder of a recording)"),
         ):
             outcome = call_main(command, str(path))
             assert outcome.stderr == f"maskstream: {path}: {expected}\n"
