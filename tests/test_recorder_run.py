@@ -351,6 +351,34 @@ class TestReplay:
         assert sent == pytest.approx(own, abs=1e-6)
         assert times_of(recorded, 4.0, monkeypatch) == pytest.approx([t / 4 for t in own], abs=1e-6)
 
+    @pytest.mark.parametrize("speed", [1.0, 4.0])
+    def test_in_a_loop_the_last_packet_has_its_time_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: float
+    ) -> None:
+        path = recording_at(tmp_path, 0.0, 0.5, 1.0, 4.0)
+        sent = times_of(path, speed, monkeypatch, stop_after=9)
+        own = [0.0, 0.5, 1.0, 4.0, 4.5, 5.0, 5.5, 8.5, 9.0]
+        assert sent == pytest.approx([at / speed for at in own], abs=1e-6)
+
+    def test_in_a_loop_a_packet_alone_comes_once_a_second(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = recording_at(tmp_path, 7.0)
+        assert times_of(path, 1.0, monkeypatch, stop_after=3) == pytest.approx([0, 1, 2], abs=1e-6)
+
+
+def recording_at(folder: Path, *times_s: float) -> Path:
+    """The recording of a packet at each of these moments."""
+    with recording(folder, record=("packets",)) as rig:
+        for number, at in enumerate(times_s):
+            result = encode_result(packet(number), number, (), "none")
+            topic, header, payload = parts(result)
+            told = json.dumps(header | {"published_ns": int(at * 1e9)}).encode()
+            size = len(told).to_bytes(4, "little")
+            rig.recorder.published("result", topic + b"\0" + size + told + payload)
+            rig.offer(1, number)
+    return rig.path
+
 
 def _receive(subscriber: Subscriber, got: list[ResultMessage]) -> None:
     while True:
@@ -382,9 +410,14 @@ def private(folder: Path) -> Path:
 
 
 def times_of(
-    recorded: Path, speed: float, monkeypatch: pytest.MonkeyPatch, code: int = 0
+    recorded: Path,
+    speed: float,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int = 0,
+    stop_after: int = 0,
 ) -> list[float]:
-    """Seconds after the first at which each packet is sent, on a clock that only waiting moves."""
+    """Seconds after the first at which each packet is sent, on a clock that only waiting moves;
+    with ``stop_after`` in a loop, until a signal comes after so many."""
     now, sent = [100.0], []
 
     class Socket:
@@ -397,13 +430,15 @@ def times_of(
 
         def send(self, item: object, class_names: object) -> None:
             sent.append(now[0])
+            if len(sent) == stop_after:
+                signal.raise_signal(signal.SIGTERM)
 
         def close(self) -> None: ...
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.replay.ReplaySocket", Socket)
         patch.setattr("pipeline.replay.time", SimpleNamespace(monotonic=lambda: now[0]))
-        assert replay(recorded, ReplayOptions("", speed)) == code
+        assert replay(recorded, ReplayOptions("", speed, loop=stop_after > 0)) == code
     return [at - sent[0] for at in sent]
 
 
