@@ -115,6 +115,20 @@ def test_however_many_segments_few_files_are_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
+def test_a_recording_that_cannot_be_opened_leaves_no_file_open(tmp_path: Path) -> None:
+    path = record(tmp_path, 2)
+    (path / "manifest.json").unlink()
+    with SegmentFile(segments(path)[0]) as file:
+        row = file.scan().rows[0]
+    raw = bytearray(segments(path)[0].read_bytes())
+    raw[int(row["offset"]) + 100] ^= 1  # in the copy of the manifest
+    segments(path)[0].write_bytes(raw)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RecordingError, match="no manifest, and no segment"):
+        open_recording(path)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_frames_come_by_epoch_and_number_and_the_later_pass_wins(tmp_path: Path) -> None:
     log = create_log(tmp_path, manifest(), log_options(1500))
     order = [(0, 7, 0), (0, 8, 0), (0, 7, 1), (0, 6, 1), (1, 3, 0), (0, 8, 0)]

@@ -71,11 +71,14 @@ class RecordedRun(Closing):
         if not isinstance(found, LogRecording):
             raise RecordingError(f"{path}: layout npy holds logits alone (expected layout log)")
         self.log = found
-        self.frames = tuple(_abouts(found))
-        if not self.frames:
-            why = f": {found.damaged[0]}" if found.damaged else " was recorded"
+        try:
+            self.frames = tuple(_abouts(found))
+            if not self.frames:
+                why = f": {found.damaged[0]}" if found.damaged else " was recorded"
+                raise RecordingError(f"{path}: no frame{why}")
+        except BaseException:
             self.close()
-            raise RecordingError(f"{path}: no frame{why}")
+            raise
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""

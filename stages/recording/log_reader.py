@@ -40,10 +40,14 @@ class LogRecording(Closing):
         self.flaws: tuple[str, ...] = ()
         self._damaged: dict[Damage, None] = {}  # a set that keeps their order
         self.tables: dict[int, Table] = {}
-        for number in segment_numbers(path):
-            self._read_table(number)
-        self.numbers = tuple(self.tables)
-        self.manifest = self._manifest()
+        try:
+            for number in segment_numbers(path):
+                self._read_table(number)
+            self.numbers = tuple(self.tables)
+            self.manifest = self._manifest()
+        except BaseException:
+            self.close()
+            raise
         self._indices: dict[Kind, FrameIndex] = {}
 
     def close(self) -> None:
