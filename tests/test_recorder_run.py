@@ -30,6 +30,7 @@ from pipeline.run import start
 from stages.client import StaleError, Subscriber
 from stages.errors import ConfigError, MaskstreamError, RecordingError
 from stages.recorder.recorded_run import About, RecordedRun
+from stages.recording import manifest as manifests
 from stages.recording.entries import Packet, Prompted
 from stages.recording.entry import Kind, Stamp
 from stages.recording.log_reader import LogRecording
@@ -85,6 +86,7 @@ def test_a_run_accounts_for_what_it_recorded(recorded: Path) -> None:
 def test_everything_that_was_asked_for_is_there(recorded: Path) -> None:
     with LogRecording(recorded / "recording") as log:
         assert not log.flaws
+        assert (log.manifest.cleaning, log.manifest.exported_from) == ((), None)
         for kind in ("frame", "detections", "logits", "masks"):
             assert len(log.frames(kind)) == FRAMES, kind
         results = [
@@ -645,8 +647,9 @@ def test_a_recorder_that_must_not_lose_anything_ends_the_run(
     with pytest.raises(MaskstreamError, match="ring_bytes"):
         load_config("demo", ["recorder={policy: stop, ring_bytes: 1}"])
     quota = f"recorder={{policy: stop, quota_bytes: 1048576, min_free_bytes: 0, {ALL}}}"
-    code, summary = run(tmp_path / "run", quota, frames=200)
+    code, summary = run(tmp_path / "run", quota, "segmenter.fill_hole_area=4", frames=200)
     assert code == 1
+    assert manifests.load(tmp_path / "run" / "recording").cleaning == ("fill_hole_area",)
     assert "recorder.policy is stop" in summary["error"]
     assert "quota" in summary["error"]
     told = summary["recorder"]

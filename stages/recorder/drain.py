@@ -55,9 +55,8 @@ class Drain(Generic[Part]):
     ) -> None:
         """``parts``: what is written of a frame."""
         self._writer, self._parts, self._ring, self._counts = writer, parts, ring, counts
-        self._lost: deque[tuple[RecorderLoss, Stamp, int]] = (
-            deque()
-        )  # append and popleft are atomic
+        # Its append and popleft are atomic.
+        self._lost: deque[tuple[RecorderLoss, Stamp, int]] = deque()
         self._told: str | None = None
         self._failed = False
         self._gave_up = threading.Event()
