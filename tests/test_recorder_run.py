@@ -187,11 +187,13 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(path: Path, folder: Path, kind: Kind, frame_id: int, at: int = 100) -> Path:
-    """A copy with one bit flipped, ``at`` bytes into the last record of ``kind`` of a frame."""
+    """A copy with one bit flipped, ``at`` bytes into the last record of ``kind`` of a frame, or
+    into the very first of ``kind``."""
     broken = folder / "broken"
     shutil.copytree(path, broken)
     with LogRecording(broken) as found:
-        name, _, start = found.at(kind, frame_id, 0).where.partition(" byte ")
+        record = next(found.records(kind)) if frame_id < 0 else found.at(kind, frame_id, 0)
+    name, _, start = record.where.partition(" byte ")
     data = bytearray((broken / name).read_bytes())
     data[int(start) + at] ^= 1
     (broken / name).write_bytes(data)
@@ -506,6 +508,14 @@ class TestBadInput:
         if behind:
             assert "2 frames not compared: frames before them are damaged, or were" in lines[1]
         assert lines[-1].startswith("what could be compared is identical, bit for bit: ")
+
+    def test_a_damaged_beginning_is_not_one_that_was_deleted(
+        self, light: Path, tmp_path: Path, call_main: Call
+    ) -> None:
+        outcome = call_main("rerun", str(damaged(light, tmp_path, "state", -1)))
+        assert outcome.code == 1
+        assert "its state record cannot be read: segment-000000.log byte " in outcome.stderr
+        assert "retention" not in outcome.stderr
 
     def test_damage_of_no_known_frame_is_told(
         self, light: Path, tmp_path: Path, call_main: Call

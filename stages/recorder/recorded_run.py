@@ -100,6 +100,9 @@ class RecordedRun(Closing):
         for record in self.log.records("state"):
             if record.fields.text("state") == RUN:
                 return Provenance.of(record)
+        for damage in self.damaged:
+            if damage.kind == "state" and damage.frame_id < 0:
+                raise RecordingError(f"{self.log.path}: {damage}")
         raise RecordingError(
             f"{self.log.path}: its beginning, which tells the run's configuration, is gone "
             "(expected a recording without recorder.retention)"
