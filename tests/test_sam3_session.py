@@ -48,8 +48,8 @@ class FakePredictor:
             case "start_session":
                 if "missing" in request["resource_path"]:
                     raise FileNotFoundError("no such clip")
-                self.open.add("s1")
-                return {"session_id": "s1"}
+                self.open.add(request["session_id"])
+                return {}
             case "add_prompt":
                 assert request["session_id"] in self.open
                 if self.breaks_at == -1:
@@ -167,6 +167,12 @@ def test_points_name_an_object_by_the_id_it_was_shown_with() -> None:
             made.add_prompt(4, SessionPrompt(points=((1, 1),), labels=(0,), obj_id=1))
 
 
+def test_no_id_comes_twice_without_a_walk_between() -> None:
+    with session(FakePredictor()) as made:
+        told = [made.add_prompt(0, SessionPrompt(text=text)) for text in ("sky", "sea")]
+    assert [each.obj_ids.tolist() for each in told] == [[0, 1], [2, 3]]
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
@@ -237,6 +243,14 @@ def test_empty_frames_are_zeros() -> None:
     assert found[4].scores.tolist() == [0, 0]
 
 
+def test_forgotten_objects_are_not_out_of_sight() -> None:
+    with session(FakePredictor(empty=frozenset({4}))) as made:
+        made.add_prompt(0, SessionPrompt(text="sky"))
+        list(made.propagate())
+        made.add_prompt(0, SessionPrompt(text="sea"))
+        assert [each.obj_ids.tolist() for each in made.propagate(4, 1)] == [[2, 3], [2, 3]]
+
+
 def test_empty_frames_are_left_out_and_counted() -> None:
     with session(FakePredictor(empty=frozenset({0, 4, 5})), empty_output="skip") as made:
         made.add_prompt(0, SessionPrompt(text="sky"))
@@ -264,7 +278,7 @@ def test_no_frame_is_lost_where_the_words_are_said_again_on_the_way_back(heals: 
         found = list(made.propagate(7, 5, "backward"))
         assert made.retried == 1
     assert [each.frame_idx for each in found] == [6, 5, 4, 3, 2]
-    assert found[2].obj_ids.tolist() == ([2, 3] if heals else [0, 1])
+    assert found[2].obj_ids.tolist() == ([2, 3] if heals else [])  # 0 and 1 are forgotten
     assert found[2].masks.any() == heals
     assert found[3].obj_ids.tolist() == [2, 3]
 
@@ -276,6 +290,14 @@ def test_what_stays_empty_is_asked_again_a_few_times_only() -> None:
         assert made.retried == 3
     assert [each.frame_idx for each in found] == list(range(FRAMES))
     assert not found[9].masks.any()
+
+
+def test_the_words_are_said_again_where_a_walk_begins_elsewhere() -> None:
+    with session(FakePredictor(empty=frozenset({5}), heals=True), empty_output="retry") as made:
+        made.add_prompt(0, SessionPrompt(text="sky"))
+        found = list(made.propagate(5, 1))
+        assert made.retried == 1
+    assert [(each.frame_idx, each.obj_ids.tolist()) for each in found] == [(5, [2, 3]), (6, [2, 3])]
 
 
 def test_boxes_are_not_said_again_elsewhere() -> None:
@@ -350,6 +372,21 @@ def test_a_session_that_does_not_close_is_told_and_hides_no_error() -> None:
 def test_a_clip_that_cannot_be_opened() -> None:
     with pytest.raises(Sam3Error, match="start: no such clip"):
         Sam3Session(FakePredictor(), Path("missing.mp4"), SIZE)
+
+
+def test_a_start_that_is_interrupted_leaves_no_session_open() -> None:
+    class Interrupted(FakePredictor):
+        def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
+            answer = super().handle_request(request)
+            if request["type"] == "start_session":
+                raise KeyboardInterrupt
+            return answer
+
+    predictor = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        session(predictor)
+    assert [each["type"] for each in predictor.requests] == ["start_session", "close_session"]
+    assert not predictor.open
 
 
 def test_nothing_is_followed_before_it_was_prompted() -> None:
