@@ -22,10 +22,11 @@ _WORDS: Final = "object"
 
 def run_clip(config: Sam3ClipConfig, picture: Tensor, device: torch.device) -> None:
     """Load the model, and follow words through two frames of `picture`, uint8 (3, H, W); prints
-    versions, time and memory.
+    versions, time and memory. On the GPU of ``device``, whatever ``config`` says.
 
     Raises `ConfigError`, `Sam3Error`. CUDA only, and not yet run on a GPU.
     """
+    config = config.model_copy(update={"gpus_to_use": (device.index or 0,)})
     with loaded_sam3(config) as opened, TemporaryDirectory() as folder:
         told = ", ".join(f"{name} {version}" for name, version in opened.versions.items())
         sys.stdout.write(f"  {told}, checkpoint sha256 {opened.sha256}\n")
