@@ -154,6 +154,42 @@ def test_known_failures_are_one_line(
     assert there(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ((403, "GatedRepo"), "its owner asks for consent first: accept the terms on"),
+        ((404, "EntryNotFound"), "a file that it lists is not there"),
+        ((410, ""), "answered 410"),
+    ],
+)
+def test_known_failures_of_a_file_that_is_listed(
+    ask: Call, tmp_path: Path, refusal: tuple[int, str], said: str
+) -> None:
+    with LocalHub(FILES, refusal, listed=True) as hub:
+        told = ask(hub, "--yes")
+    assert told.code == 1
+    assert said in told.stderr
+    assert told.stderr.count("\n") == 1
+    assert there(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_put_leaves_the_others_as_they_were(
+    ask: Call, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    (to / "model.safetensors").mkdir(parents=True)
+    (to / "config.json").write_text("as it was")
+    with LocalHub(FILES) as hub:
+        told = ask(hub, "--yes")
+        assert told.code == 1
+        assert f"{to / 'model.safetensors'}: Is a directory" in told.stderr
+        assert there(tmp_path) == ["config.json", "model.safetensors"]
+        assert (to / "config.json").read_text() == "as it was"
+        (to / "model.safetensors").rmdir()
+        assert ask(hub, "--yes").code == 0
+    assert (to / "config.json").read_bytes() == FILES["config.json"]
+
+
 def test_a_hub_that_is_not_there(ask: Call, tmp_path: Path) -> None:
     gone = LocalHub({})
     gone._server.server_close()
