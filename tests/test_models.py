@@ -63,6 +63,24 @@ def test_what_a_configuration_loads_is_listed(
     assert call_main("models", "list", "nothing.yaml").code == 78
 
 
+def test_a_link_to_nothing_is_told(call_main: Call, tmp_path: Path, folder: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    (copy / "extra.json").symlink_to(tmp_path / "gone")
+    (copy / "notes.txt").mkdir()
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"name: c\nsource: {{kind: phantom}}\ndetector: {{kind: sam3, model: {copy}}}\n"
+        "segmenter: {kind: sam2_stream, model: demo}\n"
+    )
+    told = call_main("models", "list", str(config))
+    assert told.code == 1
+    assert f"  {copy / 'extra.json'}\n    No such file or directory\n" in told.stdout
+    assert f"  {copy / 'model.safetensors'}\n    sha256 " in told.stdout
+    assert "notes.txt" not in told.stdout
+    checked = call_main("models", "check", str(copy), "--device", "cpu")
+    assert f"FAILED  {copy / 'extra.json'}: No such file or directory\n" in checked.stdout
+
+
 # --- fetch ---------------------------------------------------------------------------------
 
 

@@ -35,8 +35,8 @@ class ModelPlace:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
-        return sum(path.stat().st_size for path in self.files)
+        """Bytes in all, of those that are there."""
+        return sum(path.stat().st_size for path in self.files if path.exists())
 
 
 def shipped() -> Iterator[ModelPlace]:
@@ -72,7 +72,8 @@ def configured(config: RunConfig) -> Iterator[ModelPlace]:
 def place_of(name: str, used_by: str, path: Path) -> ModelPlace:
     """A model in a file or a folder."""
     if path.is_dir():
-        files = tuple(sorted(each for each in path.iterdir() if each.suffix in SUFFIXES))
+        named = (each for each in path.iterdir() if each.suffix in SUFFIXES)
+        files = tuple(sorted(each for each in named if not each.is_dir()))
     else:
         structure = path.with_suffix(".yaml")
         files = (path, structure) if structure.is_file() and structure != path else (path,)
