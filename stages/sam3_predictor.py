@@ -40,9 +40,10 @@ class Sam3ClipConfig(Section):
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     """Of the checkpoint; another file is refused."""
     empty_output: EmptyOutput = "zeros"
-    """A frame for which the model gives no object: `zeros` hands it on, every object known by then
-    with an empty mask; `skip` leaves it out, and counts it; `retry` says the words again on that
-    frame, where they were words, and goes on from there: what is found then has new ids."""
+    """A frame for which the model gives no object: `zeros` hands it on, every object known since
+    the last beginning with an empty mask; `skip` leaves it out, and counts it; `retry` says the
+    words again on that frame, where they were words, and goes on from there: what was found before
+    is forgotten, what is found then has new ids."""
     retries: int = Field(3, ge=1, le=100)
     """Most of them in a walk; empty frames after that are `zeros`."""
 

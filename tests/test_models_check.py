@@ -203,6 +203,7 @@ def test_files_of_the_native_package_are_opened_by_it(
     asked = ("models", "check", str(_native(tmp_path / "m", gzip.compress(NOISE))), "--device")
     told = call_main(*asked, "cpu")
     assert told.code == 0, told.stdout
+    assert "licence SAM License" in told.stdout
     assert "  sam3 0.1.4, torch 2.15.0+cu130, checkpoint sha256 " in told.stdout
     assert "clip, words on its first frame: " in told.stdout
     assert predictor.shutdowns == 1
