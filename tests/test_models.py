@@ -201,7 +201,7 @@ def test_a_file_that_cannot_be_put_leaves_the_others_as_they_were(
         told = ask(hub, "--yes")
         assert told.code == 1
         assert f"{to / 'model.safetensors'}: Is a directory" in told.stderr
-        assert there(tmp_path) == ["config.json", "model.safetensors"]
+        assert there(tmp_path) == ["config.json", "model.safetensors"]  # and no README.md
         assert (to / "config.json").read_text() == "as it was"
         (to / "model.safetensors").rmdir()
         assert ask(hub, "--yes").code == 0

@@ -162,14 +162,15 @@ def _put(part: Path, to: Path, names: Sequence[str]) -> None:
                 reason = os.strerror(errno.EISDIR)
                 raise IsADirectoryError(errno.EISDIR, reason, str(here), None, str(there))
             known = os.path.lexists(there)
+            done.append((there, old if known else None))
             if known:
                 os.replace(there, old)
-            done.append((there, old if known else None))
             os.replace(here, there)
     except BaseException:
-        for there, before in reversed(done):
-            there.unlink(missing_ok=True)
-            if before is not None:
+        for there, before in done:
+            if before is None:
+                there.unlink(missing_ok=True)
+            elif os.path.lexists(before):
                 os.replace(before, there)
         raise
 
