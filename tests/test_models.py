@@ -201,8 +201,11 @@ def test_a_file_that_cannot_be_put_leaves_the_others_as_they_were(
         told = ask(hub, "--yes")
         assert told.code == 1
         assert f"{to / 'model.safetensors'}: Is a directory" in told.stderr
-        assert there(tmp_path) == ["config.json", "model.safetensors"]  # and no README.md
+        assert there(tmp_path) == ["config.json", "model.safetensors"]
         assert (to / "config.json").read_text() == "as it was"
+        (to / "config.json").unlink()
+        assert ask(hub, "--yes").code == 1
+        assert there(tmp_path) == ["model.safetensors"]
         (to / "model.safetensors").rmdir()
         assert ask(hub, "--yes").code == 0
     assert (to / "config.json").read_bytes() == FILES["config.json"]
