@@ -18,6 +18,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 import zmq
 from conftest import ROOT
 from control_rig import SIZE_HW, Rig, rig
@@ -26,7 +27,7 @@ from test_curve import DEAF_S, Keys
 
 from kpi.edge_events import ControlCommands
 from kpi.events import ErrorRaised
-from pipeline.control import channel, desk, memory, schema
+from pipeline.control import channel, memory, schema
 from pipeline.control.answers import DETAILS
 from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.limits import Limits
@@ -34,6 +35,7 @@ from pipeline.control.reading import CommandError, read_command
 from stages.control_client import Answer, Controller, run_lengths
 from stages.errors import ConfigError, ControlError
 from stages.prompting import Refusal
+from stages.records import Frame
 
 DISC = np.asarray([[(y - 20) ** 2 + (x - 30) ** 2 < 100 for x in range(64)] for y in range(48)])
 
@@ -210,20 +212,40 @@ def test_an_error_of_ours_is_told_and_the_channel_goes_on(
     assert run.send("ping").applied
 
 
-def test_a_prompt_for_the_next_frame_is_not_for_one_that_comes_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(desk, "_WAITS_NS", 0)
-    with (
-        rig(tmp_path, flowing=False) as still,
-        still.controller() as run,
-        ThreadPoolExecutor() as pool,
-    ):
-        asked = pool.submit(run.send, "add", box=(1, 2, 30, 40))
-        wait_until(lambda: still.channel._memory.waiting == 1, lambda: time.sleep(0.01))
-        still.step()
-        assert asked.result().reason == "expired"
+FOR_THE_NEXT_FRAME: tuple[dict[str, Any], ...] = (
+    {"verb": "add", "box": (1, 2, 30, 40)},
+    {"verb": "rename", "object_id": 1, "name": "left vein"},
+    {"verb": "pause"},
+    {"verb": "add_phrase", "phrase": "needle"},
+    {"verb": "boxes", "boxes": [(1, 2, 30, 40, 0.5, 1)]},
+    {"verb": "snapshot"},
+)
+
+
+def test_while_no_frame_comes_what_waits_for_one_is_taken_back(tmp_path: Path) -> None:
+    with rig(tmp_path, flowing=False, patience_s=0.1) as still, still.controller() as run:
+        for command in FOR_THE_NEXT_FRAME:
+            answer = run.send(**command)
+            assert (answer.reason, answer.epoch) == ("expired", 0), command
+        assert run.send("snapshot").reason == "expired", "the one before it is not in the way"
+        assert len(lines(still)) == len(FOR_THE_NEXT_FRAME) + 1
+        packet = still.step()
+        still.snapshots.offer(
+            Frame(torch.zeros(3, *SIZE_HW, dtype=torch.uint8), "cam1", 0, still.frame_id, 0, 0)
+        )
         assert still.follower.applied == []
+        assert packet.label(1, ("a", "b")) == "b"
+        assert still.detector.switch.on
+        assert still.phrases.now == ("probe",)
+        assert still.finder.used == []
+        assert not still.snapshots.wants_masks
+
+
+def test_who_waits_for_a_frame_far_ahead_hears_that_the_run_is_there(tmp_path: Path) -> None:
+    with rig(tmp_path, flowing=False) as still, still.controller(timeout_s=0.3) as run:
+        with pytest.raises(ControlError, match=r"for 0.3 s, but the run answers pings"):
+            run.send("add", box=(1, 2, 30, 40), frame_id=9)
+        assert run.send("ping").applied
 
 
 # Once, and on record

@@ -19,7 +19,7 @@ DETAILS: Final[dict[str, str]] = {
     "past_epoch": "the stream began anew since",
     "past_frame": "that frame has passed",
     "far_frame": "that frame is too far ahead",
-    "expired": "no frame came in time, and the picture may be another by now",
+    "expired": "no frame came in time, it was taken back",
     "no_frame_yet": "there was no frame yet",
     "too_many": "too many commands wait",
     "unknown_object": "no object of that id is followed",

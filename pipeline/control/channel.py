@@ -104,6 +104,7 @@ class ControlChannel:
             except Exception as error:  # ours, whatever it is: the channel goes on
                 self.counts["failed"] += 1
                 self._ledger.fail("", error)
+        self._expire()
         self._answer_ended()
         for became, connections in self._door.connections().items():
             self.counts[became] = connections
@@ -131,6 +132,12 @@ class ControlChannel:
             self._refuse(letter.route, error.command_id, error.reason, error.detail)
             return
         self._hear(letter, letter.body, command)
+
+    def _expire(self) -> None:
+        try:
+            self._desk.expire()
+        except Exception as error:  # as above
+            self._ledger.fail("", error)
 
     def _answer_ended(self) -> None:
         while self._ended:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
 
 from stages.packets import HostPacket
+from stages.requests import Requests
 
 
 class Names:
@@ -16,16 +16,14 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._asked: deque[tuple[int, int, str, Future[int | None]]] = deque()
+        self._asked: Requests[tuple[int, int, str], int | None] = Requests()
         self._names: dict[int, str] = {}
         self._epoch = -1
 
     def ask(self, epoch: int, object_id: int, name: str) -> Future[int | None]:
         """Name an object from the next packet on, whose frame id is the result; None where there
         is no such object in it, or the epoch is another."""
-        told: Future[int | None] = Future()
-        self._asked.append((epoch, object_id, name, told))
-        return told
+        return self._asked.put((epoch, object_id, name))
 
     def named(self, packet: HostPacket) -> HostPacket:
         """The packet with its objects' names."""
@@ -34,8 +32,8 @@ class Names:
         info, there = packet.info, set(packet.object_ids.tolist())
         if info.epoch != self._epoch:
             self._epoch, self._names = info.epoch, {}
-        for _ in range(len(self._asked)):  # who hears of this packet renames in the next one
-            epoch, object_id, name, told = self._asked.popleft()
+        # Taken once: who hears of this packet renames in the next one.
+        for (epoch, object_id, name), told in self._asked.take():
             found = epoch == info.epoch and object_id in there
             if found:
                 self._names[object_id] = name
