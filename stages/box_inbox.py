@@ -10,7 +10,7 @@ from typing import Final, Literal
 from stages.found_boxes import Flaw, FoundBoxes, flaws_of
 from stages.window import Window
 
-MAX_WAITING: Final = 64
+MAX_WAITING: Final = 128
 MAX_AHEAD: Final = 1000
 BoxesRefusal = (
     Flaw | Literal["past_epoch", "past_frame", "far_frame", "no_frame_yet", "too_many", "paused"]

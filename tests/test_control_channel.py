@@ -27,7 +27,7 @@ from test_curve import DEAF_S, Keys
 
 from kpi.edge_events import ControlCommands
 from kpi.events import ErrorRaised
-from pipeline.control import channel, memory, schema
+from pipeline.control import memory, schema
 from pipeline.control.answers import DETAILS
 from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.limits import Limits
@@ -288,7 +288,7 @@ def test_memory_is_bounded(live: Rig, run: Controller, monkeypatch: pytest.Monke
 
 
 def test_too_many_that_wait_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "WAITING", 3)
+    monkeypatch.setattr(memory, "WAITING", 6)
     with rig(tmp_path, flowing=False) as still, zmq.Context() as context:
         socket = raw_socket(context, still, zmq.DEALER)
         for number in range(4):
@@ -298,6 +298,21 @@ def test_too_many_that_wait_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         still.step()
         assert [json.loads(socket.recv())["outcome"] for _ in range(3)] == ["applied"] * 3
         socket.close()
+
+
+def test_who_has_many_that_wait_leaves_places_for_others(tmp_path: Path) -> None:
+    """By the prompts of one for frames far ahead, another's is not kept from the next one."""
+    with rig(tmp_path) as live, zmq.Context() as context, live.controller() as run:
+        greedy, at = raw_socket(context, live, zmq.DEALER), live.frame_id + 900
+        for number in range(70):
+            said = {"id": f"g{number}", "verb": "reset", "frame_id": at}
+            greedy.send(json.dumps(said).encode())
+        refused = [json.loads(greedy.recv()) for _ in range(6)]
+        assert [each["reason"] for each in refused] == ["too_many"] * 6
+        assert live.channel._memory.waiting == 64
+        assert run.send("reset").applied
+        assert run.send("pause").applied
+        greedy.close()
 
 
 def test_every_command_is_on_record(live: Rig, run: Controller) -> None:

@@ -21,7 +21,7 @@ from pipeline.control.desk import Desk
 from pipeline.control.door import Door, Letter
 from pipeline.control.ledger import Ledger
 from pipeline.control.limits import Limits
-from pipeline.control.memory import WAITING, Key, Memory, Route
+from pipeline.control.memory import Key, Memory, Route
 from pipeline.control.reading import CommandError, id_in, read_command
 from pipeline.control.wake import Wake
 
@@ -157,10 +157,10 @@ class ControlChannel:
                 before.add(letter.route)
             else:
                 self._door.send(letter.route, before.answer)
-        elif self._memory.waiting >= WAITING:
+        elif not self._memory.has_place(letter.asker):
             self._end(letter, command, Effect("too_many"))
         else:
-            self._memory.begin(key, digest, letter.route)
+            self._memory.begin(key, letter.asker, digest, letter.route)
             self._asked[key] = letter, command
             self._begin(command).add_done_callback(self._pass_on(key))
 

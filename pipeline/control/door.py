@@ -40,6 +40,11 @@ class Letter:
     body: bytes | None
     """None: it had not one part."""
 
+    @property
+    def asker(self) -> str:
+        """Whose it is: a key's, without CURVE a connection's."""
+        return self.user or self.peer.hex()
+
 
 class Door:
     """A bound ROUTER socket. Made in one thread, it then belongs to another."""

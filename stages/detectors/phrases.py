@@ -21,7 +21,7 @@ OWN_CLASS: Final = "object"
 """Name of class 0."""
 _REMEMBERED: Final = 64
 """Phrases whose words stay on the device, for who adds one again."""
-_WAITING: Final = 64
+_WAITING: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
