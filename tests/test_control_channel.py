@@ -24,6 +24,7 @@ from conftest import ROOT
 from control_rig import SIZE_HW, Rig, rig
 from result_packets import wait_until
 from test_curve import DEAF_S, Keys
+from test_peers import raw_peer
 
 from kpi.edge_events import ControlCommands
 from kpi.events import ErrorRaised
@@ -370,6 +371,20 @@ def test_those_who_wait_at_the_end_are_told(tmp_path: Path) -> None:
     assert lines(still)[-1]["answer"]["reason"] == "stopped"
 
 
+def test_what_came_before_is_answered_as_before_also_to_who_is_too_fast(tmp_path: Path) -> None:
+    """For it may be why it came again; beyond what it is told at all, that ends, too."""
+    with rig(tmp_path, rate_per_s=0.001, burst=1) as live, live.controller() as run:
+        first = run.send("reset", command_id="r0")
+        assert first.applied
+        assert run.send("reset", command_id="r1").reason == "too_fast"
+        assert run.send("reset", command_id="r0") == first
+        assert len(live.follower.applied) == 1
+        with live.controller(timeout_s=0.1) as other:
+            assert [other.send("reset", command_id="r0") for _ in range(21)] == [first] * 21
+            with pytest.raises(ControlError, match="no answer"):
+                other.send("reset", command_id="r0")
+
+
 # Two, many, and hostile
 
 
@@ -470,6 +485,17 @@ def test_what_has_not_one_part_is_refused(live: Rig, run: Controller, parts: lis
 
 
 # Keys
+
+
+def test_without_keys_nobody_chooses_the_name_on_record(tmp_path: Path) -> None:
+    """Which a connection may send in its handshake (ZMTP: properties of READY)."""
+    said = b'{"id": "spoof", "verb": "reset"}'
+    with rig(tmp_path, endpoint="tcp://127.0.0.1:0") as live:
+        name = b"\x07User-Id" + len(b"the-surgeon").to_bytes(4, "big") + b"the-surgeon"
+        with raw_peer(live.channel.endpoint, b"DEALER", more=name) as peer:
+            peer.sendall(bytes([0, len(said)]) + said)
+            assert b"applied" in peer.recv(4096)
+        assert [line["user"] for line in lines(live)] == [""]
 
 
 def test_only_an_allowed_key_is_heard_and_its_name_is_on_record(tmp_path: Path) -> None:

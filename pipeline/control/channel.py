@@ -114,6 +114,9 @@ class ControlChannel:
 
     def _take(self, letter: Letter) -> None:
         verdict = self._limits.judge(letter.peer, time.monotonic())
+        digest = hashlib.sha256(letter.body or b"").digest()
+        if verdict != "ignored" and self._repeat(letter, digest):
+            return
         if verdict != "heard":
             self.counts["too_fast"] += 1
             if verdict == "told":
@@ -131,7 +134,7 @@ class ControlChannel:
             self.counts[error.reason] += 1
             self._refuse(letter.route, error.command_id, error.reason, error.detail)
             return
-        self._hear(letter, letter.body, command)
+        self._hear(letter, digest, command)
 
     def _expire(self) -> None:
         try:
@@ -143,20 +146,25 @@ class ControlChannel:
         while self._ended:
             self._answer(*self._ended.popleft())
 
-    def _hear(self, letter: Letter, body: bytes, command: Command) -> None:
+    def _repeat(self, letter: Letter, digest: bytes) -> bool:
+        """Answer what was asked before; also who is too fast, for it may not know of the answer."""
+        before = self._memory.find_same(letter.user, digest)
+        if before is None:
+            return False
+        self.counts["repeated"] += 1
+        if before.answer is None:
+            before.add(letter.route)
+        else:
+            self._door.send(letter.route, before.answer)
+        return True
+
+    def _hear(self, letter: Letter, digest: bytes, command: Command) -> None:
         if isinstance(command, Ping | Status):  # done again as often as asked, so not remembered
             self._end(letter, command, self._begin(command).result())
             return
-        key, digest = (letter.user, command.id), hashlib.sha256(body).digest()
-        before = self._memory.find(key)
-        if before is not None and before.command != digest:
+        key = letter.user, command.id
+        if self._memory.find(key) is not None:
             self._end(letter, command, Effect("id_reused"))
-        elif before is not None:
-            self.counts["repeated"] += 1
-            if before.answer is None:
-                before.add(letter.route)
-            else:
-                self._door.send(letter.route, before.answer)
         elif not self._memory.has_place(letter.asker):
             self._end(letter, command, Effect("too_many"))
         else:

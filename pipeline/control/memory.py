@@ -42,11 +42,18 @@ class Memory:
     def __init__(self) -> None:
         self._asked: OrderedDict[Key, Asked] = OrderedDict()
         self.waiting = 0
+        self._by_command: dict[tuple[str, bytes], Key] = {}
+        """By who asked, and what in its very bytes."""
         self._by_asker: Counter[str] = Counter()
         """Of those that wait."""
 
     def find(self, key: Key) -> Asked | None:
         return self._asked.get(key)
+
+    def find_same(self, user: str, command: bytes) -> Asked | None:
+        """What came before in the same bytes, which need not be read for that."""
+        key = self._by_command.get((user, command))
+        return None if key is None else self._asked.get(key)
 
     def has_place(self, asker: str) -> bool:
         """Whether one more command of this controller may wait."""
@@ -55,6 +62,7 @@ class Memory:
     def begin(self, key: Key, asker: str, command: bytes, route: Route) -> Asked:
         """Remember a new command."""
         asked = self._asked[key] = Asked(command, asker, [route])
+        self._by_command[key[0], command] = key
         self.waiting += 1
         self._by_asker[asker] += 1
         return asked
@@ -71,7 +79,7 @@ class Memory:
         self._asked.move_to_end(key)
         if len(self._asked) > REMEMBERED:
             oldest = next(name for name, each in self._asked.items() if each.answer is not None)
-            del self._asked[oldest]
+            del self._by_command[oldest[0], self._asked.pop(oldest).command]
         return asked
 
     def unanswered(self) -> list[Key]:
