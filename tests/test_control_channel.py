@@ -28,7 +28,7 @@ from test_peers import raw_peer
 
 from kpi.edge_events import ControlCommands
 from kpi.events import ErrorRaised
-from pipeline.control import memory, schema
+from pipeline.control import ledger, memory, schema
 from pipeline.control.answers import DETAILS
 from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.limits import Limits
@@ -328,6 +328,36 @@ def test_every_command_is_on_record(live: Rig, run: Controller) -> None:
     assert told[1]["answer"]["reason"] == "bad_box"
     assert "data" not in told[2]["answer"]
     assert stat.S_IMODE(live.log.stat().st_mode) == 0o600
+
+
+def test_what_was_not_heard_is_on_record_but_a_flood_of_it_drives_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_NOTES", 8)
+    monkeypatch.setattr(ledger, "_NOTES_A_SECOND", 0.0)
+    with (
+        rig(tmp_path, rate_per_s=0.001, burst=4) as live,
+        live.controller() as run,
+        zmq.Context() as context,
+        raw_socket(context, live, zmq.DEALER) as other,
+    ):
+        for parts in ([b"a", b"b"], [b"junk"]):
+            other.send_multipart(parts)
+            other.recv()
+        run.send("fly", command_id="f")  # type: ignore[arg-type]
+        run.send("reset", command_id="r")
+        run.send("reset", command_id="r")
+        run.send("remove", command_id="o", object_id=0)
+        run.send("reset", command_id="late")
+        told = [(line["command"].get("id"), line["answer"]) for line in lines(live)]
+        assert [(name, answer.get("reason", answer["outcome"])) for name, answer in told] == [
+            (None, "bad_parts"), (None, "not_json"), ("f", "bad_command"), ("r", "applied"),
+            ("r", "repeated"), ("o", "applied"), ("late", "too_fast"),
+        ]  # fmt: skip
+        for number in range(50):
+            other.send(b'{"id": "%d", "verb": "fly"}' % number)
+        wait_until(lambda: live.heard == 57, lambda: time.sleep(0.02))
+        assert len(lines(live)) == 2 + 8, "what was done, and so many others"
 
 
 def test_a_log_that_cannot_be_written_costs_no_answer(

@@ -48,7 +48,13 @@ class AuditLog:
         said = command.model_dump(exclude_defaults=True)
         if "mask" in said:
             said["mask"] = {"size_hw": said["mask"]["size_hw"]}
-        ended = answer.model_dump(exclude_defaults=True, exclude=_DATA)
+        self._line(user, peer, said, answer.model_dump(exclude_defaults=True, exclude=_DATA))
+
+    def note(self, user: str, peer: bytes, command_id: str | None, ended: dict[str, Any]) -> None:
+        """A message that was no command, or not heard as one."""
+        self._line(user, peer, {} if command_id is None else {"id": command_id}, ended)
+
+    def _line(self, user: str, peer: bytes, said: dict[str, Any], ended: dict[str, Any]) -> None:
         self._sink.write(self._clock(), CommandEnded(user, peer.hex(), said, ended))
         try:
             self._sink.flush()

@@ -19,9 +19,9 @@ from pipeline.control.commands import Command, Ping, Status
 from pipeline.control.config import ControlConfig
 from pipeline.control.desk import Desk
 from pipeline.control.door import Door, Letter
-from pipeline.control.ledger import Ledger
+from pipeline.control.ledger import Ledger, Unheard
 from pipeline.control.limits import Limits
-from pipeline.control.memory import Key, Memory, Route
+from pipeline.control.memory import Key, Memory
 from pipeline.control.reading import CommandError, id_in, read_command
 from pipeline.control.wake import Wake
 
@@ -117,22 +117,21 @@ class ControlChannel:
         digest = hashlib.sha256(letter.body or b"").digest()
         if verdict != "ignored" and self._repeat(letter, digest):
             return
-        if verdict != "heard":
+        if verdict == "ignored":
             self.counts["too_fast"] += 1
-            if verdict == "told":
-                body = letter.body or b""
-                asked = id_in(body) if 0 < len(body) <= _SMALL else None
-                self._refuse(letter.route, asked, "too_fast")
-            return
-        if letter.body is None:
-            self.counts["bad_parts"] += 1
-            self._refuse(letter.route, None, "bad_parts", "expected a message of one part")
-            return
+        elif verdict == "told":
+            body = letter.body or b""
+            self._refuse(letter, id_in(body) if 0 < len(body) <= _SMALL else None, "too_fast")
+        elif letter.body is None:
+            self._refuse(letter, None, "bad_parts", "expected a message of one part")
+        else:
+            self._read(letter, letter.body, digest)
+
+    def _read(self, letter: Letter, body: bytes, digest: bytes) -> None:
         try:
-            command = read_command(letter.body)
+            command = read_command(body)
         except CommandError as error:
-            self.counts[error.reason] += 1
-            self._refuse(letter.route, error.command_id, error.reason, error.detail)
+            self._refuse(letter, error.command_id, error.reason, error.detail)
             return
         self._hear(letter, digest, command)
 
@@ -151,7 +150,7 @@ class ControlChannel:
         before = self._memory.find_same(letter.user, digest)
         if before is None:
             return False
-        self.counts["repeated"] += 1
+        self._ledger.repeated(letter, before.id)
         if before.answer is None:
             before.add(letter.route)
         else:
@@ -204,9 +203,11 @@ class ControlChannel:
         self._ledger.record(letter, command, answer)
         self._door.send(letter.route, answer)
 
-    def _refuse(self, route: Route, asked: str | None, reason: str, detail: str = "") -> None:
+    def _refuse(self, letter: Letter, asked: str | None, reason: Unheard, detail: str = "") -> None:
         told = detail or DETAILS[reason]
-        self._door.send(route, Answer(id=asked, outcome="refused", reason=reason, detail=told))
+        answer = Answer(id=asked, outcome="refused", reason=reason, detail=told)
+        self._ledger.refused(letter, reason, answer)
+        self._door.send(letter.route, answer)
 
     def _release(self) -> None:
         self._wake.close()

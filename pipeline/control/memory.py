@@ -25,6 +25,7 @@ Key = tuple[str, str]
 class Asked:
     """One command and where its answer goes."""
 
+    id: str
     command: bytes
     asker: str
     routes: list[Route] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Memory:
 
     def begin(self, key: Key, asker: str, command: bytes, route: Route) -> Asked:
         """Remember a new command."""
-        asked = self._asked[key] = Asked(command, asker, [route])
+        asked = self._asked[key] = Asked(key[1], command, asker, [route])
         self._by_command[key[0], command] = key
         self.waiting += 1
         self._by_asker[asker] += 1
