@@ -113,7 +113,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"verb": "boxes", "boxes": [], "frame_id": 0}, "past_frame"),
     ({"verb": "boxes"}, "bad_command"),
     ({"verb": "rename", "object_id": 77, "name": "x"}, "unknown_object"),
-    ({"verb": "rename", "object_id": 0, "name": "x", "epoch": 7}, "unknown_object"),
+    ({"verb": "rename", "object_id": 0, "name": "x", "epoch": 7}, "past_epoch"),
     ({"verb": "rename", "object_id": 0, "name": "x\n"}, "bad_command"),
     ({"verb": "rename", "object_id": 0, "name": "x" * 65}, "bad_command"),
     ({"verb": "remove"}, "bad_command"),

@@ -103,7 +103,12 @@ def test_an_answer_as_it_came(live: Rig, call_main: Call) -> None:
     [
         (("add", "--box", "9,2,3,4"), 1, "add: refused: bad_box (expected x1 < x2"),
         (("remove", "77", "--epoch", "9"), 1, "refused: past_epoch"),
-        (("add", "--text", "the needle"), 1, "refused: no_text (this segmenter takes no words;"),
+        (("add", "--text", "the needle"), 1, "refused: no_text (no segmenter takes words; a"),
+        (("correct", "0", "--text", "it"), 1, "or `phrase add`)"),
+        (("reinit", "0", "--text", "it"), 1, "refused: no_text"),
+        (("reset", "--frame", "0"), 1, "reset: refused: past_frame"),
+        (("remove", "0", "--frame", "0"), 1, "remove: refused: past_frame"),
+        (("rename", "0", "vein", "--epoch", "9"), 1, "rename: refused: past_epoch"),
         (("add",), 2, "expected one of --box, --point"),
         (("add", "--box", "1,2,3,4", "--text", "x"), 2, "expected one of --box, --point"),
         (("add", "--box", "1,2,3"), 2, "--box 1,2,3: expected 4 numbers"),

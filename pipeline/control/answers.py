@@ -24,7 +24,7 @@ DETAILS: Final[dict[str, str]] = {
     "too_many": "too many commands wait",
     "unknown_object": "no object of that id is followed",
     "no_slot": "all object slots are in use",
-    "no_text": "this segmenter takes no words; `add_phrase` is for a detector that does",
+    "no_text": "no segmenter takes words; a sam3 detector does: `add_phrase`, or `phrase add`",
     "no_prompts": "this segmenter takes no prompts",
     "no_detector": "there is no detector that could be paused",
     "no_phrases": "this detector takes no words",

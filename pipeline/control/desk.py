@@ -28,7 +28,7 @@ from pipeline.control.commands import (
 )
 from pipeline.control.deadlines import Deadlines
 from pipeline.control.effects import done, then
-from pipeline.control.names import Names
+from pipeline.control.names import Names, Unnamed
 from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
@@ -132,8 +132,8 @@ class Desk:
         if epoch is None:
             return done(Effect("no_frame_yet"))
 
-        def effect(frame_id: int | None) -> Effect:
-            reason = "unknown_object" if frame_id is None else None
+        def effect(end: int | Unnamed) -> Effect:
+            reason, frame_id = (None, end) if isinstance(end, int) else (end, None)
             return Effect(reason, epoch, frame_id, command.object_id)
 
         asked = self.names.ask(epoch, command.object_id, command.name)
