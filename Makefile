@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FRAMES ?= 300
-BENCHES := quality detectors residency parity tracker_speed soak kpi_overhead scrape_storm reconnect overload sources openigtlink_out control concepts recorder recorder_live offline
+BENCHES := quality detectors residency parity tracker_speed soak kpi_overhead scrape_storm reconnect overload sources openigtlink_out control concepts recorder recorder_live offline transport lifecycle
 
 .PHONY: demo test lint bench demo-weights clean
 
