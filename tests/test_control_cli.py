@@ -195,6 +195,23 @@ def test_insecure_bind_is_said_in_every_section_that_is_there(tmp_path: Path) ->
         configured(tmp_path, text)
 
 
+def test_the_flag_lets_a_run_be_reached_and_says_so(
+    call_main: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = (
+        "results.endpoint=tcp://*:0", "http=null", "control=null", "preview=null",
+        "detector={kind: none}", "source.size_hw=[96, 128]", "source.ahead=0",
+    )  # fmt: skip
+    words = [word for each in settings for word in ("--set", each)]
+    refused = call_main("run", "demo", "--frames", "1", "--out", "a", *words)
+    assert refused.code == 78
+    assert "insecure_bind: true" in refused.stderr
+    done = call_main("run", "demo", "--frames", "1", "--out", "b", *words, "--insecure-bind")
+    assert done.code == 0, done.stderr
+    assert "results: insecure_bind: whoever reaches it may read it" in done.stdout + done.stderr
+
+
 ANYWHERE = {name: "tcp://0.0.0.0:1" for name in ("results", "control", "frames")}
 
 
