@@ -33,6 +33,7 @@ from pipeline.control.answers import DETAILS
 from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.limits import Limits
 from pipeline.control.reading import CommandError, read_command
+from stages.connecting import WATCHFUL
 from stages.control_client import Answer, Controller, run_lengths
 from stages.errors import ConfigError, ControlError
 from stages.prompting import Refusal
@@ -480,7 +481,9 @@ def test_who_never_reads_is_no_burden(tmp_path: Path) -> None:
         deaf.close()
 
 
-def test_ten_megabytes_are_cut_off(tmp_path: Path) -> None:
+def test_ten_megabytes_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever answers no ping is cut off, too, but for that.
+    monkeypatch.setitem(WATCHFUL, zmq.HEARTBEAT_IVL, 0)
     with rig(tmp_path, endpoint="tcp://127.0.0.1:0") as live, live.controller() as run:
         with raw_peer(live.channel.endpoint, b"DEALER") as peer:
             peer.sendall(b"\x02" + MAX_COMMAND_BYTES.to_bytes(8, "big") + bytes(MAX_COMMAND_BYTES))
@@ -517,8 +520,11 @@ def test_what_has_not_one_part_is_refused(live: Rig, run: Controller, parts: lis
 # Keys
 
 
-def test_without_keys_nobody_chooses_the_name_on_record(tmp_path: Path) -> None:
+def test_without_keys_nobody_chooses_the_name_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which a connection may send in its handshake (ZMTP: properties of READY)."""
+    monkeypatch.setitem(WATCHFUL, zmq.HEARTBEAT_IVL, 0)
     said = b'{"id": "spoof", "verb": "reset"}'
     with rig(tmp_path, endpoint="tcp://127.0.0.1:0") as live:
         name = b"\x07User-Id" + len(b"the-surgeon").to_bytes(4, "big") + b"the-surgeon"
