@@ -114,18 +114,19 @@ class ControlChannel:
 
     def _take(self, letter: Letter) -> None:
         verdict = self._limits.judge(letter.peer, time.monotonic())
-        digest = hashlib.sha256(letter.body or b"").digest()
-        if verdict != "ignored" and self._repeat(letter, digest):
-            return
         if verdict == "ignored":
             self.counts["too_fast"] += 1
-        elif verdict == "told":
-            body = letter.body or b""
+            return
+        body = letter.body or b""
+        digest = hashlib.sha256(body).digest()
+        if self._repeat(letter, digest):
+            return
+        if verdict == "told":
             self._refuse(letter, id_in(body) if 0 < len(body) <= _SMALL else None, "too_fast")
         elif letter.body is None:
             self._refuse(letter, None, "bad_parts", "expected a message of one part")
         else:
-            self._read(letter, letter.body, digest)
+            self._read(letter, body, digest)
 
     def _read(self, letter: Letter, body: bytes, digest: bytes) -> None:
         try:

@@ -19,4 +19,4 @@ class ControlConfig(Reach):
     """Commands that one controller may send at once."""
     patience_s: float = Field(default=2.0, gt=0, le=600)
     """How long a command that is for the next frame waits for one; more for a run that is slower
-    than that."""
+    than that (a phrase a frame is taken up)."""
