@@ -25,6 +25,7 @@ lint: $(READY)
 
 bench: $(READY)
 	for name in $(BENCHES); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.parity --offline
 
 demo-weights: $(READY)
 	$(BIN)/python -m tools.demo_weights .cache/demo-weights
