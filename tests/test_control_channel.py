@@ -351,6 +351,8 @@ def test_what_was_not_heard_is_on_record_but_a_flood_of_it_drives_nothing_out(
         run.send("remove", command_id="o", object_id=0)
         run.send("reset", command_id="late")
         told = [(line["command"].get("id"), line["answer"]) for line in lines(live)]
+        heard = [line["event"] == "command" for line in lines(live)]
+        assert heard == [answer["outcome"] == "applied" for _, answer in told]
         assert [(name, answer.get("reason", answer["outcome"])) for name, answer in told] == [
             (None, "bad_parts"), (None, "not_json"), ("f", "bad_command"), ("r", "applied"),
             ("r", "repeated"), ("o", "applied"), ("late", "too_fast"),
