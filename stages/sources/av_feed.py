@@ -14,6 +14,7 @@ whatever the server does.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import closing
@@ -26,8 +27,9 @@ from stages.base import Buffer
 from stages.sources.av_open import Address, IoLimits
 from stages.sources.av_packets import packets
 from stages.sources.av_pictures import PictureWriter, Taken, described, reason
-from stages.sources.av_times import PacketTimes, Times, stamp_ns
+from stages.sources.av_times import PacketTimes, Times, sending_ns, stamp_ns
 from stages.sources.feed import Arrival, FeedError
+from stages.sources.lag import BurstWatch
 from stages.sources.region import Region, placed, window_in
 from stages.sources.troubles import Troubles
 
@@ -65,9 +67,11 @@ class AvFeed:
     """A `Feed`; see Note [Why a thread, and how it ends].
 
     Pictures begin with a keyframe, and again with one after a picture of which something is
-    missing, so that nothing is shown that only half arrived. A reader that falls behind loses
-    the oldest pictures, which is counted and told (see `Troubles`). ``turns``: shared by
-    all feeds of a source. ``taker`` None: pictures are converted on the host.
+    missing, so that nothing is shown that only half arrived. Where FFmpeg looks at the stream to
+    see what it is (no ``address.format``), what it read meanwhile is old, and decoded without being
+    shown (see `BurstWatch`). A reader that falls behind loses the oldest pictures, which is counted
+    and told (see `Troubles`). ``turns``: shared by all feeds of a source. ``taker`` None: pictures
+    are converted on the host.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -93,10 +97,13 @@ class AvFeed:
         self._roi = roi
         self._taker = PictureWriter(source_id) if taker is None else taker
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
+        self._burst = BurstWatch(is_over=address.format is not None or max_lag_s is None)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
         self._over: FeedError | None = None
         self._stop = threading.Event()
+        self.answered = False
+        """Whether a packet came."""
         self.description: str | None = None
         """Codec, pixel format, matrix and range, once there was a picture."""
         self.troubles = Troubles(source_id)
@@ -160,6 +167,8 @@ class AvFeed:
     def _follow(self, coming: Iterable[Packet[VideoStream]]) -> None:
         keyframe_seen = False
         for packet in coming:
+            self.answered = True
+            self._burst.see(time.monotonic_ns(), sending_ns(packet))
             keyframe_seen |= packet.is_keyframe
             if not keyframe_seen or not packet.size:
                 continue
@@ -175,7 +184,8 @@ class AvFeed:
                     continue
                 if self.description is None:
                     self.description = f"{packet.stream.codec_context.name}, {described(picture)}"
-                self._hand_over(picture)
+                if self._burst.is_over:
+                    self._hand_over(picture)
 
     def _hand_over(self, picture: VideoFrame) -> None:
         decoded = _Decoded(picture, self._times.of(picture))

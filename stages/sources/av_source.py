@@ -12,6 +12,7 @@ from stages.sources.live_section import LiveSection
 if TYPE_CHECKING:
     from stages.sources.av_feed import AvFeed
     from stages.sources.feed import Feed
+    from stages.sources.second_try import SecondTry
 
 
 class AvSource(LiveSource, ABC):
@@ -22,7 +23,7 @@ class AvSource(LiveSource, ABC):
 
         super().__init__(config, self._dialled)
         self._turns = threading.Semaphore(TURNS)
-        self._newest: AvFeed | None = None
+        self._newest: AvFeed | SecondTry | None = None
 
     @property
     def description(self) -> str:
