@@ -52,7 +52,7 @@ class RtspConfig(LiveSection):
     source_id: SourceId = "rtsp"
     url: StreamUrl
     """rtsp, rtsps, http, https, udp or srt. Credentials in it are used, and left out wherever it
-    is written, also from the run's copy of the configuration."""
+    is written, also from the run's copy of the configuration: `StreamUrl` says which."""
     username: str | None = Field(default=None, min_length=1, max_length=256)
     """Wins over the one in `url`."""
     password_env: _Variable | None = None
