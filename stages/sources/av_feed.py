@@ -44,6 +44,7 @@ _TURN_S: Final = 0.05
 _JOIN_S: Final = 0.1
 _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
+_DAMAGED: Final = "a picture is damaged; none is shown before the next keyframe"
 
 
 class Taker(Protocol):
@@ -65,9 +66,11 @@ class AvFeed:
     """A `Feed`; see Note [Why a thread, and how it ends].
 
     Pictures begin with a keyframe, and again with one after a picture of which something is
-    missing, so that nothing is shown that only half arrived. A reader that falls behind loses
-    the oldest pictures, which is counted and told (see `Troubles`). ``turns``: shared by
-    all feeds of a source. ``taker`` None: pictures are converted on the host.
+    missing, so that nothing is shown that only half arrived. What is not shown is counted in
+    ``troubles``: `damaged`, what does not decode or only in part; `skipped`, what came while a
+    keyframe was waited for; `lost`, the oldest pictures of a reader that falls behind. ``turns``
+    and ``troubles``: shared by all feeds of a source. ``taker`` None: pictures are converted on
+    the host.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -80,6 +83,7 @@ class AvFeed:
         address: Address,
         limits: IoLimits,
         turns: threading.Semaphore,
+        troubles: Troubles,
         *,
         max_lag_s: float | None = None,
         roi: Region | None = None,
@@ -90,6 +94,7 @@ class AvFeed:
         self._address = address
         self._limits = limits
         self._turns = turns
+        self._troubles = troubles
         self._roi = roi
         self._taker = PictureWriter(source_id) if taker is None else taker
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
@@ -99,8 +104,6 @@ class AvFeed:
         self._stop = threading.Event()
         self.description: str | None = None
         """Codec, pixel format, matrix and range, once there was a picture."""
-        self.troubles = Troubles(source_id)
-        """Pictures that were `lost`, counted."""
         run = copy_context().run
         name = f"feed-{source_id}"
         self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
@@ -161,17 +164,22 @@ class AvFeed:
         keyframe_seen = False
         for packet in coming:
             keyframe_seen |= packet.is_keyframe
-            if not keyframe_seen or not packet.size:
+            if not packet.size:
+                continue
+            if not keyframe_seen:
+                self._troubles.count("skipped")
                 continue
             self._times.note(packet)
             try:
                 pictures = packet.decode()
             except av.FFmpegError:
                 keyframe_seen = False
+                self._troubles.add("damaged", _DAMAGED)
                 continue
             for picture in pictures:
                 if picture.is_corrupt:
                     keyframe_seen = False
+                    self._troubles.add("damaged", _DAMAGED)
                     continue
                 if self.description is None:
                     self.description = f"{packet.stream.codec_context.name}, {described(picture)}"
@@ -188,4 +196,4 @@ class AvFeed:
                 self._decoded.popleft()
             self._changed.notify_all()
         if lost:
-            self.troubles.add("lost", "pictures come faster than they are read; some are lost")
+            self._troubles.add("lost", "pictures come faster than they are read; some are lost")

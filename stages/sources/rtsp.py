@@ -142,6 +142,7 @@ class RtspSource(AvSource):
                 config.connect_within_s, max(config.connect_within_s, config.reconnect_after_s)
             ),
             self._turns,
+            self.troubles,
             max_lag_s=config.max_lag_s,
             roi=config.roi,
             taker=taker,
