@@ -37,8 +37,8 @@ TOPICS = ("result", "state", "kpi", "frame", "openigtlink")
 SOCKETS = ("results",)
 """Whose connections are counted."""
 SOURCE_TROUBLES = (
-    *("damaged", "left out", "lost", "other sender", "out of order", "refused", "skipped"),
-    *("status", "turned away"),
+    *("damaged", "left out", "lost", "no pose", "other sender", "out of order", "refused"),
+    *("skipped", "status", "turned away"),
 )
 """What live sources count."""
 ACTIONS = ("add", "reinit", "correct", "remove", "reset")
