@@ -25,7 +25,6 @@ class ArrayFrames:
     """`Frames` that are in memory already."""
 
     fps: float | None = None
-    spacing_mm: tuple[float, float] | None = None
     trouble: str | None = None
 
     def __init__(self, pictures: Sequence[NDArray[Any]]) -> None:
@@ -36,6 +35,14 @@ class ArrayFrames:
     def read(self, index: int) -> NDArray[Any]:
         """See `stages.clip.frames.Frames`."""
         return self._pictures[index]
+
+    def spacing_mm(self, index: int) -> tuple[float, float] | None:
+        """See `Frames.spacing_mm`."""
+        return None
+
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`."""
+        return None
 
     def close(self) -> None:
         """Nothing to release."""

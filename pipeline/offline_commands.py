@@ -143,7 +143,8 @@ def video(
         int | None, typer.Option(min=1, help="Track at most so many, in each direction.")
     ] = None,
     save: Annotated[
-        str, typer.Option(help="Of frames, masks, overlays, video, logits; commas between.")
+        str,
+        typer.Option(help="Of frames, masks, overlays, video, logits, recording; commas between."),
     ] = "masks,video",
     model: ModelOption = "demo",
     checkpoint: CheckpointOption = None,

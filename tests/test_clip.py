@@ -187,6 +187,10 @@ class TestUse:
 BAD: dict[str, tuple[Callable[[Clip], object], str]] = {
     "nothing": (lambda c: c.add_new_points_or_box(0, 2), "neither points nor a box"),
     "no_points": (lambda c: c.add_new_points_or_box(0, 2, [], []), "neither points nor a box"),
+    "many_points": (
+        lambda c: c.add_new_points_or_box(0, 2, [[1, 1]] * 65, [1] * 65),
+        "points: got 65 on one frame, expected at most 64",
+    ),
     "frame": (
         lambda c: c.add_new_points_or_box(FRAMES, 2, **POINT),
         f"frame_idx: got {FRAMES}, expected a whole number from 0 to {FRAMES - 1}",
@@ -254,6 +258,17 @@ class TestBadInput:
         assert found.value.exit_code == 2
         assert clip.obj_ids == [1]
         assert torch.equal(clip.result(0).logits, before)
+
+    def test_points_that_are_added_count_with_those_before(self, clip: Clip) -> None:
+        most = {"points": [[20, 20]] * 64, "labels": [1] * 64}
+        clip.add_new_points_or_box(0, 1, box=[10, 10, 40, 40], **most)
+        before = clip.result(0).logits
+        more = {**POINT, "clear_old_points": False}
+        with pytest.raises(PromptError, match="points: got 65 on one frame, expected at most 64"):
+            clip.add_new_points_or_box(0, 1, **more)
+        assert torch.equal(clip.result(0).logits, before)
+        clip.add_new_points_or_box(1, 1, **more)
+        clip.add_new_points_or_box(0, 1, **most)
 
     def test_a_mask_that_the_model_cannot_see(self, predictor: Any) -> None:
         wide = [np.zeros((HW[0] * 4, HW[1] * 4), np.uint8)] * 2

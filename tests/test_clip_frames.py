@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.clip import video
+from stages.clip.decoder import Decoder
 from stages.clip.frames import Frames, UploadedFrames
 from stages.clip.opening import open_frames
 from stages.clip.session import Clip
@@ -46,6 +48,23 @@ def write(
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for picture in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
+    return path
+
+
+UNEVEN_MS = (0, 100, 1100, 1200, 3000)
+
+
+def uneven(path: Path) -> Path:
+    """Five frames at `UNEVEN_MS`."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = *HW, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for picture, ms in zip(pictures(5), UNEVEN_MS, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = ms, Fraction(1, 1000)
+            file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path
 
@@ -87,6 +106,22 @@ def test_whatever_is_asked_for_comes_as_if_read_in_order(
     assert len(frames._kept) <= max(1, room // (3 * HW[0] * HW[1]))  # type: ignore[attr-defined]
     assert not close(wanted[3], wanted[4]), "or nothing was shown"
     frames.close()
+    frames.close()
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_each_frame_has_its_own_time(tmp_path: Path, name: str) -> None:
+    frames = open_frames(uneven(tmp_path / name))
+    assert [frames.time_s(n) for n in range(5)] == [ms / 1000 for ms in UNEVEN_MS]
+    frames.close()
+
+
+def test_without_stamps_the_rate_tells_the_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoder, "stamps", lambda self: None)
+    frames = open_frames(write(tmp_path / "a.avi", pictures(8)))
+    assert [frames.time_s(n) for n in (0, 1, 7)] == pytest.approx([0, 0.04, 0.28])
     frames.close()
 
 
@@ -167,6 +202,15 @@ class TestBroken:
         assert seen == [0, 1, 2, 3]
         assert end == "frame 4 is 30x48 pixels, expected 64x48 as in the first"
 
+    def test_a_size_that_changes_amid_a_stream(self, predictor: Any, tmp_path: Path) -> None:
+        small = [picture[:32, :48] for picture in pictures(5)]
+        parts = [write(tmp_path / "a.ts", pictures(5)), write(tmp_path / "b.ts", small)]
+        joined = tmp_path / "c.ts"
+        joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+        seen, end = tracked(predictor, open_frames(joined))
+        assert seen == [0, 1, 2, 3, 4]
+        assert end == "frame 5 is 48x32 pixels, expected 64x48 as in the first"
+
     def test_a_picture_that_is_none(self, predictor: Any, tmp_path: Path) -> None:
         for number, picture in enumerate(pictures(4)):
             Image.fromarray(picture).save(tmp_path / f"{number}.png")
@@ -236,6 +280,13 @@ class TestStills:
         frames = open_frames(study)
         shades = [int(frames.read(index)[5, 5]) for index in (2, 0, 1, 0)]
         assert shades == [3, 1, 2, 1]
+        assert frames.time_s(1) is None
+
+    def test_the_times_of_dicom_files(self, tmp_path: Path) -> None:
+        times = ("120000.0", "120000.5", "120002.0")
+        files = (single(n, InstanceNumber=n, AcquisitionTime=t) for n, t in enumerate(times))
+        frames = open_frames(folder(tmp_path / "s", *files))
+        assert [frames.time_s(n) for n in range(3)] == [0, 0.5, 2]
 
 
 def test_the_readmes_example(
@@ -258,11 +309,17 @@ def test_pictures_are_uploaded_as_planes_and_once() -> None:
     asked = []
 
     class Counted:
-        count, size_hw, fps, spacing_mm, trouble = 3, HW, None, None, None
+        count, size_hw, fps, trouble = 3, HW, None, None
 
         def read(self, index: int) -> NDArray[Any]:
             asked.append(index)
             return np.full(HW, index, np.uint8) if index else np.ones((*HW, 3), np.uint8)
+
+        def spacing_mm(self, index: int) -> None:
+            pass
+
+        def time_s(self, index: int) -> None:
+            pass
 
         def close(self) -> None:
             pass

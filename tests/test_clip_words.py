@@ -31,7 +31,7 @@ SEED = 20  # a needle, a lumen and a lesion
 class Pictures:
     """A clip of the phantom's frames, or of black ones."""
 
-    fps, spacing_mm, trouble = 10.0, None, None
+    fps, trouble = 10.0, None
 
     def __init__(
         self, count: int, size_hw: tuple[int, int], pictures: list[Any] | None = None
@@ -43,6 +43,12 @@ class Pictures:
         if self._pictures is None:
             return np.zeros(self.size_hw, np.uint8)
         return np.asarray(self._pictures[index])
+
+    def spacing_mm(self, index: int) -> None:
+        pass
+
+    def time_s(self, index: int) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True

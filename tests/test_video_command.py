@@ -38,9 +38,15 @@ from pipeline.offline.records import (
     PromptRecord,
     VideoResults,
 )
+from stages.clip.records import ClipFrame
 from stages.errors import ConfigError, RecordingError
+from stages.recording.log_reader import LogRecording
+from stages.recording.reading import open_recording
 from stages.segmenters import sam2_checkpoint
+from tests.test_clip_frames import UNEVEN_MS, uneven
+from tests.test_dicom_folder import folder, single
 from tests.test_image_command import small_files
+from tests.test_sources_dicom import region
 from tests.tiny_sam2 import FRAME_HW, write_model
 
 Call = Callable[..., Outcome]
@@ -174,6 +180,23 @@ def test_both_directions_give_the_masks_of_the_clip(
     assert {p.stat().st_mode & 0o777 for p in Path("out").rglob("*.*")} == {0o600}
 
 
+def test_scores_are_those_of_the_clip(
+    track: Callable[..., Outcome], files: tuple[Path, Path], frames: Path
+) -> None:
+    assert track(str(frames), *PROMPTS, "--save", "masks").code == 0
+    masks = [mask for frame in results().frames for mask in frame.masks]
+    with open_clip(frames, str(files[0]), checkpoint=files[1], device="cpu") as clip:
+        clip.add_new_points_or_box(0, 1, [[40, 30], [100, 80]], [1, 0])
+        clip.add_new_points_or_box(3, 2, box=[20, 20, 70, 60])
+        walked = list(clip.propagate())
+    presence = torch.cat([found.presence for found in walked]).tolist()
+    quality = torch.cat([found.quality for found in walked]).tolist()
+    assert [mask.presence for mask in masks] == pytest.approx(presence)
+    assert [mask.quality for mask in masks] == pytest.approx(quality)
+    assert presence != pytest.approx(quality)
+    assert len(set(presence)) > 2
+
+
 def test_what_is_not_asked_for_is_not_written(track: Callable[..., Outcome], frames: Path) -> None:
     outcome = track(str(frames), *PROMPTS, "--save", "masks", "--max-frames", "3")
     assert outcome.code == 2, "object 2 is prompted on frame 3 alone"
@@ -267,9 +290,19 @@ def test_resumed_results_are_those_of_one_go(
         written.append(number)
         add(self, number, *more)
 
+    told: list[tuple[int, list[str]]] = []
+
+    @contextmanager
+    def noted(total: int, unit: str) -> Iterator[Callable[[str], None]]:
+        told.append((total, []))
+        yield told[-1][1].append
+
     monkeypatch.setattr(Journal, "add", counted)
+    monkeypatch.setattr(video_command, "progress", noted)
     outcome = track(str(frames), *BOTH, "--resume")
     assert outcome.code == 0, outcome.stderr
+    ((total, done),) = told
+    assert total == len(done), "what is not walked again is not waited for"
     assert content() == in_one_go  # nothing half-written is left
     assert len(film()) == COUNT
     assert len(written) == COUNT + 1 - finished  # the start is tracked twice
@@ -331,12 +364,15 @@ def test_logits_begin_anew_where_only_their_folder_was_made(tmp_path: Path) -> N
     session.mkdir(parents=True)
     (session / ".lock").touch()
     (tmp_path / "out" / PROGRESS).touch()
+    found = ClipFrame(
+        0, (1,), torch.zeros(1, 4, 4), torch.zeros(1), torch.zeros(1), (True,), (True,), FRAME_HW
+    )
     with OutFolder(tmp_path / "out", "video", "resume") as folder:
-        with ClipLogits(folder, results) as recording:
-            recording.write(0, (1,), torch.zeros(1, 1, *FRAME_HW), 0)
+        with ClipLogits(folder, results, frozenset({"logits"})) as recording:
+            recording.write(found, torch.zeros(1, 1, *FRAME_HW), 0)
         (session / "manifest.json").unlink()
         with pytest.raises(RecordingError, match="exists"):  # with frames in it, it stays
-            ClipLogits(folder, results)
+            ClipLogits(folder, results, frozenset({"logits"}))
     assert (session / "frame_00000.npy").is_file()
 
 
@@ -361,6 +397,41 @@ def test_logits_lie_where_tools_look_for_them(
     assert first.read_bytes() == before
 
 
+def test_a_recording_is_gone_on_with_and_read_as_any_other(
+    track: Callable[..., Outcome], call_main: Call, frames: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = (str(frames), *PROMPTS, "--direction", "both", "--start", "1", "--save")
+    add = Journal.add
+
+    def dies(self: Journal, *more: Any) -> None:
+        if len(self) == 3:
+            raise _Died  # what is recorded and not finished is recorded again
+        add(self, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", dies)
+        with pytest.raises(_Died):
+            track(*args, "logits,recording")
+    assert track(*args, "logits,recording", "--resume").code == 0
+    assert not Path("out/masks").exists()
+    assert call_main("record", "verify", "out", "--closed").code == 0
+    exported = call_main("record", "export", "out", "--out", "x")
+    assert exported.code == 0, exported.stderr
+    (session,) = Path("out/predictions").iterdir()
+    for frame in range(COUNT):
+        name = f"frame_{frame:05d}"
+        assert np.load(f"x/predictions/recording/{name}_obj_ids.npy").tolist() == [1, 2]
+        wanted = np.load(session / f"{name}.npy")
+        assert np.allclose(np.load(f"x/predictions/recording/{name}.npy"), wanted, atol=1e-4)
+        assert wanted.std() > 0.1
+    assert track(*args, "recording", "--overwrite").code == 0
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["recording", "results.json"]
+    with open_recording(Path("out/recording")) as recording:
+        assert isinstance(recording, LogRecording)
+        assert recording.frames().frame_ids.tolist() == list(range(COUNT))
+
+
 def test_nothing_tells_the_name_of_a_dicom_file(track: Callable[..., Outcome]) -> None:
     canary = "CANARY_JANE_DOE"
     Path(canary).mkdir()
@@ -376,6 +447,36 @@ def test_nothing_tells_the_name_of_a_dicom_file(track: Callable[..., Outcome]) -
         told = written + (outcome.stdout + outcome.stderr + names).encode()
         assert canary.encode() not in told
         assert (b"clip.mp4" in told) is (target == "clip.mp4")
+
+
+def test_millimetres_are_those_of_each_frame(track: Callable[..., Outcome]) -> None:
+    """Of a folder of DICOM files amid which the depth is changed."""
+    pictures = [single(n, InstanceNumber=n) for n in range(4)]
+    for ds, delta in zip(pictures, (0.02, 0.02, 0.04, 0.04), strict=True):
+        ds.SequenceOfUltrasoundRegions = [region(PhysicalDeltaX=delta, PhysicalDeltaY=delta)]
+    folder(Path("study"), *pictures)
+    Image.fromarray(np.pad(np.full((8, 8), 255, np.uint8), 4)).save("m.png")
+    prompts = [f"--prompt=1@{frame} mask=m.png" for frame in range(4)]
+    args = ("study", *prompts, "--direction", "both", "--start", "2", "--save", "masks")
+    assert track(*args).code == 0
+    found = results()
+    assert found.spacing_mm == (0.2, 0.2)
+    assert [frame.spacing_mm for frame in found.frames] == [(0.2, 0.2)] * 2 + [(0.4, 0.4)] * 2
+    masks = [frame.masks[0] for frame in found.frames]
+    assert all(mask.area_px > 0 for mask in masks)
+    told = [mask.area_mm2 for mask in masks]
+    assert told == pytest.approx([masks[0].area_px * 0.04, masks[1].area_px * 0.04,
+                                  masks[2].area_px * 0.16, masks[3].area_px * 0.16])  # fmt: skip
+    assert track(*args, "--spacing", "0.5,0.5", out="o2").code == 0
+    assert {frame.spacing_mm for frame in results("o2").frames} == {(0.5, 0.5)}
+
+
+def test_times_are_those_of_each_frame(track: Callable[..., Outcome]) -> None:
+    args = (str(uneven(Path("uneven.mp4"))), "--prompt", "1@0 +20,20", "--save", "masks")
+    assert track(*args).code == 0
+    assert [frame.time_s for frame in results().frames] == [ms / 1000 for ms in UNEVEN_MS]
+    assert track(*args, "--fps", "10", out="o2").code == 0
+    assert [frame.time_s for frame in results("o2").frames] == [0, 0.1, 0.2, 0.3, 0.4]
 
 
 def test_a_second_writer_is_refused(track: Callable[..., Outcome], frames: Path) -> None:
@@ -501,6 +602,24 @@ def test_a_broken_tail_keeps_what_comes_before_it(track: Callable[..., Outcome])
     assert 3 < len(found.frames) < 12
     assert len(film()) == len(found.frames)
     assert found.clip.fps == 25
+    again = track("cut.mp4", "--prompt", "1@0 +40,30", "--resume")
+    assert (again.code, again.stderr) == (1, outcome.stderr), "the rest is missing still"
+    assert not results().complete
+
+
+def test_a_broken_tail_does_not_keep_from_walking_back(track: Callable[..., Outcome]) -> None:
+    movie(Path("whole.mp4"))
+    data = Path("whole.mp4").read_bytes()
+    Path("cut.mp4").write_bytes(data[: len(data) * 3 // 5])
+    args = ("cut.mp4", "--prompt", "1@3 +40,30", "--direction", "both", "--save", "masks")
+    outcome = track(*args)
+    found = results()
+    assert (outcome.code, found.complete) == (1, False)
+    assert 4 < found.clip.frames < 12
+    ways = [(frame.frame, frame.direction) for frame in found.frames]
+    assert ways == [
+        (number, "forward" if number > 3 else "backward") for number in range(found.clip.frames)
+    ]
 
 
 def test_a_change_of_size_keeps_what_comes_before_it(
@@ -532,6 +651,25 @@ def test_a_full_disk_keeps_what_was_finished(track: Callable[..., Outcome], fram
     assert track(str(frames), *PROMPTS, "--save", "masks,video", "--resume").code == 0
     assert results().complete
     assert len(film()) == COUNT
+
+
+def test_a_recording_that_finds_no_room_keeps_what_was_finished(
+    track: Callable[..., Outcome], frames: Path
+) -> None:
+    args = (str(frames), *PROMPTS, "--save", "recording")
+    with small_files(10_000):
+        outcome = track(*args)
+    (line,) = outcome.stderr.splitlines()
+    assert outcome.code == 1
+    assert "out/recording: " in line
+    assert "what was finished is kept" in line
+    finished = [frame.frame for frame in results().frames]
+    assert 0 < len(finished) < COUNT
+    with open_recording(Path("out/recording")) as recording:
+        assert recording.frames().frame_ids.tolist() == finished
+    assert track(*args, "--resume").code == 0
+    with open_recording(Path("out/recording")) as recording:
+        assert recording.frames().frame_ids.tolist() == list(range(COUNT))
 
 
 def test_a_folder_that_vanishes_does_not_come_back(

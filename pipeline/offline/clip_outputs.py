@@ -16,7 +16,7 @@ from pipeline.offline.folder import FRAMES, MASKS, OVERLAYS, OutFolder
 from pipeline.offline.measure import mask_of, measured
 from pipeline.offline.palette import label_picture, save_labels, save_picture
 from pipeline.offline.records import FrameRecord, PromptRecord, VideoResults
-from pipeline.offline.video_job import Save
+from pipeline.offline.video_job import VideoJob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 class ClipOutputs:
     """Pictures of frames, and the records that `results.json` is made of."""
 
-    def __init__(
-        self, folder: OutFolder, clip: Clip, results: VideoResults, saved: frozenset[Save]
-    ) -> None:
-        """`results`: what is known of them at the start; `saved`: what is written of each frame."""
-        self._folder, self._clip, self._results, self._saved = folder, clip, results, saved
+    def __init__(self, folder: OutFolder, clip: Clip, results: VideoResults, job: VideoJob) -> None:
+        """`results`: what is known of them at the start."""
+        self._folder, self._clip, self._results = folder, clip, results
+        self._saved, self._spacing, self._fps = job.saved, job.spacing_mm, job.fps
         self._labels = {int(each): label for each, label in results.labels.items()}
         told = results.prompts
         self._names = {one.object: one.name for one in told if one.name is not None}
@@ -45,10 +44,11 @@ class ClipOutputs:
         `OutputError`, and `SourceError` for a frame that cannot be read again."""
         masks = (logits[:, 0] > self._results.mask_threshold).cpu().numpy()
         scores = zip(found.quality.cpu().tolist(), found.presence.cpu().tolist(), strict=True)
-        spacing, fps = self._results.spacing_mm, self._results.clip.fps
+        spacing = self._spacing or self._clip.spacing_mm(found.frame_idx)
         record = FrameRecord(
             frame=found.frame_idx,
-            time_s=None if fps is None else round(found.frame_idx / fps, 6),
+            time_s=self._time_s(found.frame_idx),
+            spacing_mm=spacing,
             direction=way,
             masks=tuple(
                 measured(mask, each, spacing, quality=quality, presence=presence)
@@ -66,6 +66,10 @@ class ClipOutputs:
         masks = {each.object: mask_of(each, self._clip.size_hw) for each in record.masks}
         pixels = pixels_of(self._clip, record.frame)
         return pixels, self._overlay(pixels, record, masks)
+
+    def _time_s(self, frame: int) -> float | None:
+        time_s = self._clip.time_s(frame) if self._fps is None else frame / self._fps
+        return None if time_s is None else round(time_s, 6)
 
     def _save(self, record: FrameRecord, masks: Mapping[int, NDArray[np.bool_]]) -> None:
         name = f"frame_{record.frame:05d}.png"

@@ -14,6 +14,7 @@ from typing import Final, Literal, Self
 from pipeline.folder import check_folder, default_path, make_folder
 from stages.errors import ConfigError, OutputError
 from stages.recording.npy_names import PREDICTIONS
+from stages.recording.reading import IN_RUN
 
 Entry = Literal["new", "overwrite", "resume"]
 """`new`: the folder is new or empty; `overwrite`: former results in it go away; `resume`: stay."""
@@ -22,7 +23,9 @@ RESULTS: Final = "results.json"
 PROGRESS: Final = ".progress.jsonl"
 FRAMES, MASKS, OVERLAYS, COMBINED = "frames", "masks", "overlays", "combined"
 FILM: Final = "overlay.mp4"
-_OURS: Final = frozenset({RESULTS, PROGRESS, FRAMES, MASKS, OVERLAYS, COMBINED, PREDICTIONS, FILM})
+_OURS: Final = frozenset(
+    {RESULTS, PROGRESS, FRAMES, MASKS, OVERLAYS, COMBINED, PREDICTIONS, IN_RUN, FILM}
+)
 _PART: Final = ".part"
 _FILE_MODE, _FOLDER_MODE = 0o600, 0o700
 

@@ -86,7 +86,9 @@ class FrameRecord(Section):
     frame: int
     """From 0."""
     time_s: float | None = None
-    """From the clip's first frame, where the clip tells."""
+    """From the clip's first frame: as the clip tells, unless a rate was asked for."""
+    spacing_mm: tuple[float, float] | None = None
+    """(y, x) of a pixel, millimetres: of this frame, for the depth may be changed amid a clip."""
     direction: Literal["forward", "backward"]
     """The pass that this is of; where both come to a frame, the later one, backward."""
     masks: tuple[MaskRecord, ...]
@@ -120,7 +122,7 @@ class Results(Section):
     mask_threshold: float
     """Logit above which a pixel is foreground."""
     spacing_mm: tuple[float, float] | None
-    """(y, x) of a pixel."""
+    """(y, x) of a pixel; of a clip, that of its first frame."""
     versions: dict[str, str]
 
 
@@ -140,7 +142,7 @@ class ClipRecord(Section):
     frames: int
     size_hw: tuple[int, int]
     fps: float | None
-    """Frames a second: as asked for, else as the clip tells."""
+    """Frames a second: as asked for, else as the clip tells, on average where it varies."""
 
 
 class VideoResults(Results):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.offline.clip_film import write_film
-from pipeline.offline.clip_logits import ClipLogits
+from pipeline.offline.clip_logits import RECORDED, ClipLogits
 from pipeline.offline.clip_opening import clip_record, image_size, opened
 from pipeline.offline.clip_outputs import ClipOutputs, pixels_of
 from pipeline.offline.clip_plan import Pass, give_prompts, plan
@@ -25,7 +25,7 @@ from pipeline.offline.records import PromptRecord, VideoResults
 from pipeline.offline.video_job import VideoJob
 from pipeline.signals import interruptible, stop_on_signals
 from pipeline.versions import versions
-from stages.errors import MaskstreamError
+from stages.errors import MaskstreamError, SourceError
 
 if TYPE_CHECKING:
     import threading
@@ -69,7 +69,7 @@ class _Run:
             model=model_record(job.model, image_size(clip, told[0].frame)),
             device=str(clip.device),
             mask_threshold=job.model.mask_threshold,
-            spacing_mm=job.spacing_mm or clip.spacing_mm,
+            spacing_mm=job.spacing_mm or clip.spacing_mm(0),
             versions=versions(),
             clip=clip_record(job, clip),
             direction=job.direction,
@@ -78,7 +78,7 @@ class _Run:
             prompts=told,
             labels={str(each): label for each, label in labels.items()},
         )
-        self._outputs = ClipOutputs(folder, clip, self._head, job.saved)
+        self._outputs = ClipOutputs(folder, clip, self._head, job)
 
     def run(self) -> int:
         """Whatever happens on the way, what is finished is listed, and filmed."""
@@ -108,20 +108,25 @@ class _Run:
             self._error = self._error or error
 
     def _track(self, journal: Journal, stop: threading.Event) -> None:
-        wanted = "logits" in self._job.saved
-        total = sum(each.count for each in self._passes)
+        saved = self._job.saved
+        counts = [self._left(each, turn, journal) for turn, each in enumerate(self._passes)]
         with (
-            ClipLogits(self._folder, self._head) if wanted else nullcontext() as logits,
-            progress(total, "frames") as advance,
+            ClipLogits(self._folder, self._head, saved)
+            if saved & RECORDED
+            else nullcontext() as logits,
+            progress(sum(counts), "frames") as advance,
         ):
             for turn, each in enumerate(self._passes):
-                for found in self._walk(each, turn, journal):
-                    # Finished frames are tracked again, for what follows depends on them.
-                    if not journal.has(found.frame_idx, turn):
-                        self._finish(found, each, turn, journal, logits)
-                    advance(each.way)
-                    if stop.is_set():
-                        return
+                try:
+                    for found in self._walk(each, counts[turn]):
+                        # Finished frames are tracked again, for what follows depends on them.
+                        if not journal.has(found.frame_idx, turn):
+                            self._finish(found, each, turn, journal, logits)
+                        advance(each.way)
+                        if stop.is_set():
+                            return
+                except SourceError as error:  # what lies the other way may be readable
+                    self._error = self._error or error
 
     def _finish(
         self,
@@ -134,17 +139,25 @@ class _Run:
         logits = found.masks()
         record = self._outputs.write(found, logits, of.way)
         if recording is not None:
-            recording.write(found.frame_idx, found.obj_ids, logits, turn)
+            recording.write(found, logits, turn)
         journal.add(found.frame_idx, record, turn)
 
-    def _walk(self, each: Pass, turn: int, journal: Journal) -> Iterator[ClipFrame]:
-        """The frames of a pass; of one that is finished what the next one needs."""
-        count = each.count
-        if all(journal.has(number, turn) for number in each.frames):
-            if turn == len(self._passes) - 1:
-                return iter(())
-            count = min(count, needed_again(each.start, self._head.prompts))
-        return self._clip.propagate(each.start, count - 1, each.way == "backward")
+    def _left(self, each: Pass, turn: int, journal: Journal) -> int:
+        """How many frames of a pass are walked: of one that is finished what the next one needs."""
+        if not all(journal.has(number, turn) for number in each.frames):
+            return each.count
+        if turn == len(self._passes) - 1:
+            return 0
+        return min(each.count, needed_again(each.start, self._head.prompts))
+
+    def _walk(self, each: Pass, count: int) -> Iterator[ClipFrame]:
+        """So many frames of a pass, and the error at the end of a clip whose rest is missing, also
+        where these were finished before."""
+        if count:
+            yield from self._clip.propagate(each.start, count - 1, each.way == "backward")
+        at_end = each.way == "forward" and each.frames[-1] == self._clip.num_frames - 1
+        if at_end and self._clip.trouble is not None:
+            raise SourceError(self._clip.trouble)
 
     def _film(self, journal: Journal, stop: threading.Event) -> None:
         write_film(self._folder, journal, self._outputs, self._head.clip, stop)

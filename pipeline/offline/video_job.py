@@ -13,7 +13,7 @@ from pipeline.offline.model import ModelOptions
 from pipeline.offline.records import Direction
 from stages.errors import UsageError
 
-Save = Literal["frames", "masks", "overlays", "video", "logits"]
+Save = Literal["frames", "masks", "overlays", "video", "logits", "recording"]
 SAVES: Final[tuple[Save, ...]] = get_args(Save)
 _DIRECTIONS: Final[tuple[Direction, ...]] = get_args(Direction)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,12 @@ class Stamps:
     """Those of keyframes, sorted."""
     seconds: float
     """From the first frame to the end of the last one."""
+    tick_s: Fraction
+    """A unit of the time base."""
+
+    def time_s(self, number: int) -> float:
+        """From the first frame to another one, by its number."""
+        return float((self.shown[number] - self.shown[0]) * self.tick_s)
 
 
 class Decoder:
@@ -68,8 +75,8 @@ class Decoder:
         if not keys or len(set(shown)) < len(shown):
             return None
         shown.sort()
-        seconds = float((end - shown[0]) * (self._stream.time_base or 0))
-        return Stamps(shown, sorted(keys), seconds)
+        tick_s = self._stream.time_base or Fraction(0)
+        return Stamps(shown, sorted(keys), float((end - shown[0]) * tick_s), tick_s)
 
     def pictures(self, key: int | None) -> Iterator[VideoFrame]:
         """What decodes from the keyframe stamped `key` on, or one before it; from the begin of the

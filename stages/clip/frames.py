@@ -27,9 +27,7 @@ class Frames(Protocol):
     size_hw: tuple[int, int]
     """Of every picture, pixels."""
     fps: float | None
-    """Pictures a second, where that is known."""
-    spacing_mm: tuple[float, float] | None
-    """(y, x) millimetres per pixel, where the clip is calibrated."""
+    """Pictures a second on average, where that is known."""
     trouble: str | None
     """One line about pictures at the end of the clip that cannot be read; None: all is well."""
 
@@ -38,6 +36,16 @@ class Frames(Protocol):
 
         Raises `SourceError` for one that cannot be read or has another size.
         """
+
+    def spacing_mm(self, index: int) -> tuple[float, float] | None:
+        """(y, x) millimetres per pixel of frame `index`, where it is calibrated: pictures of one
+        clip may differ, as the depth of an ultrasound image is changed.
+
+        Raises `SourceError` where that cannot be read.
+        """
+
+    def time_s(self, index: int) -> float | None:
+        """Seconds from the first frame to frame `index`, where the clip tells."""
 
     def close(self) -> None:
         """Release everything; may be called more than once."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.clip.outputs import Output, Walked
+from stages.clip.prompts import check_points
 from stages.segmenters.memory_bank import BankShape, Direction
 
 
@@ -19,12 +20,17 @@ class Points:
     """float32 (1, P, 2): x, y in pixels of the model."""
     labels: Tensor
     """int32 (1, P)."""
+    clicks: int
+    """How many there are, without the corners of a box."""
 
     def and_then(self, more: Points) -> Points:
-        """These, followed by others."""
+        """These, followed by others; raises `PromptError` where that is too many."""
+        clicks = self.clicks + more.clicks
+        check_points(clicks)
         return Points(
             torch.cat((self.coords, more.coords), dim=1),
             torch.cat((self.labels, more.labels), dim=1),
+            clicks,
         )
 
 

@@ -33,13 +33,8 @@ class ClipPictures(Closing):
 
     @property
     def fps(self) -> float | None:
-        """Pictures a second, where that is known."""
+        """Pictures a second on average, where that is known."""
         return self._frames.fps
-
-    @property
-    def spacing_mm(self) -> tuple[float, float] | None:
-        """(y, x) millimetres per pixel, where the clip is calibrated."""
-        return self._frames.spacing_mm
 
     @property
     def trouble(self) -> str | None:
@@ -55,6 +50,17 @@ class ClipPictures(Closing):
         """
         self._check_open()
         return self._uploaded.read(self._frame(frame_idx))
+
+    def spacing_mm(self, frame_idx: int) -> tuple[float, float] | None:
+        """(y, x) millimetres per pixel of a frame, where it is calibrated; raises as `picture`."""
+        self._check_open()
+        return self._frames.spacing_mm(self._frame(frame_idx))
+
+    def time_s(self, frame_idx: int) -> float | None:
+        """Seconds from the first frame to another one, where the clip tells; raises
+        `PromptError` for a frame that does not exist."""
+        self._check_open()
+        return self._frames.time_s(self._frame(frame_idx))
 
     def close(self) -> None:
         """Release everything; may be called more than once."""

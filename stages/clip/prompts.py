@@ -11,6 +11,7 @@ from torch import Tensor
 
 from stages.errors import PromptError
 from stages.exits import named_exit
+from stages.segmenters.prompt_flaws import MAX_POINTS
 from stages.segmenters.prompts import BOX_CORNERS, box_touches
 
 _MOST_ID: Final = 2**31 - 1
@@ -66,6 +67,7 @@ def _points(
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int32)
     if at.ndim != 2 or at.shape[1] != 2:
         raise PromptError(f"points: got the shape {at.shape}, expected (P, 2): x and y of each")
+    check_points(len(at))
     if signs.shape != at.shape[:1]:
         raise PromptError(f"labels: got {signs.size}, expected one for each of {len(at)} points")
     if not np.isin(signs, (0, 1)).all():
@@ -78,6 +80,12 @@ def _points(
                 f"points: ({x:g}, {y:g}) is outside, expected x in 0..{width} and y in 0..{height}"
             )
     return at.astype(np.float32), signs.astype(np.int32)
+
+
+def check_points(count: int) -> None:
+    """Raise `PromptError` for more points on one frame than may be told of an object."""
+    if count > MAX_POINTS:
+        raise PromptError(f"points: got {count} on one frame, expected at most {MAX_POINTS}")
 
 
 def _box(box: Values, scale: NDArray[Any], size_hw: tuple[int, int]) -> NDArray[np.float32]:

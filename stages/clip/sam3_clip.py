@@ -45,10 +45,6 @@ class Sam3Clip(Closing):
         return self._host.fps
 
     @property
-    def spacing_mm(self) -> tuple[float, float] | None:
-        return self._host.spacing_mm
-
-    @property
     def device(self) -> torch.device:
         return self._device
 
@@ -60,6 +56,10 @@ class Sam3Clip(Closing):
     def picture(self, frame_idx: int) -> Tensor:
         """uint8 (3, H, W) on the device; raises `SourceError`."""
         return self._frames.read(frame_idx)
+
+    def spacing_mm(self, frame_idx: int) -> tuple[float, float] | None:
+        """(y, x) millimetres per pixel, where the frame is calibrated; raises `SourceError`."""
+        return self._host.spacing_mm(frame_idx)
 
     def say(self, frame_idx: int, text: str) -> ClipFrame:
         """Find what the words name, from this frame on; what was said before is forgotten."""

@@ -18,6 +18,7 @@ from stages.clip.tracker import ClipTracker
 from stages.clip.walk import Walk, plan_walk
 from stages.errors import ClipError, PromptError, SourceError
 from stages.segmenters.model_pixels import in_model
+from stages.segmenters.prompts import BOX_CORNERS
 from stages.segmenters.tracker_core import TrackerCore
 
 Given = tuple[int, list[int], Tensor]
@@ -83,9 +84,9 @@ class Clip(ClipPictures):
         `points` (P, 2): x, y; `labels` (P,): 1 on the object, 0 beside it; `box`: x1, y1, x2, y2;
         all in pixels of the picture, or in shares of it, 0..1, where `normalize_coords` is false.
         With `clear_old_points` false the points come after those given on the frame before; a box
-        must be the first. A mask given there before is replaced. A walk that is under way ends;
-        the prompt counts from the next one on. The answer has a mask of every object, see
-        `result`.
+        must be the first. A mask given there before is replaced. An object has at most 64 points on
+        a frame. A walk that is under way ends; the prompt counts from the next one on. The answer
+        has a mask of every object, see `result`.
 
         Raises `PromptError`, and nothing has changed then.
         """
@@ -96,7 +97,8 @@ class Clip(ClipPictures):
             )
         coords, signs = point_arrays(points, labels, box, self.size_hw, normalize_coords)
         at = in_model(uploaded(coords[None], self.device), self.size_hw, self._core.image_size)
-        given = Points(at, uploaded(signs[None], self.device))
+        clicks = len(signs) if box is None else len(signs) - len(BOX_CORNERS)
+        given = Points(at, uploaded(signs[None], self.device), clicks)
         if not clear_old_points and frame in target.points:
             given = target.points[frame].and_then(given)
         self._turn += 1

@@ -18,7 +18,6 @@ class ImageFrames:
     """`Frames` of a folder, in the order of the numbers in the files' names."""
 
     fps: float | None = None
-    spacing_mm: tuple[float, float] | None = None
     trouble: str | None = None
 
     def __init__(self, config: ImagesConfig) -> None:
@@ -41,6 +40,14 @@ class ImageFrames:
                 f"({type(error).__name__}), expected a readable picture"
             ) from error
 
+    def spacing_mm(self, index: int) -> tuple[float, float] | None:
+        """See `Frames.spacing_mm`."""
+        return None
+
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`."""
+        return None
+
     def close(self) -> None:
         """See `Frames.close`."""
 
@@ -55,8 +62,7 @@ class DicomFrames:
         self.count = self._cine.count
         check_count(self.count, f"source {config.source_id}: the folder")
         self.size_hw = self._cine.size_hw
-        self.spacing_mm = self._cine.calibration.spacing_mm
-        timing = self._cine.timing
+        self._timing = timing = self._cine.timing
         self.fps = None if timing is None else self.count * 1e9 / timing.pass_ns
         self._next = 0
         self._frames: Iterator[NDArray[Any]] = self._cine.frames()
@@ -73,6 +79,14 @@ class DicomFrames:
         pixels = np.empty(self._cine.shape, np.uint8)
         self._cine.write(stored, pixels)
         return pixels
+
+    def spacing_mm(self, index: int) -> tuple[float, float] | None:
+        """See `Frames.spacing_mm`."""
+        return self._cine.calibration_of(index + 1).spacing_mm
+
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`."""
+        return None if self._timing is None else self._timing.offsets_ns[index] / 1e9
 
     def close(self) -> None:
         """See `Frames.close`."""

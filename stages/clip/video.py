@@ -47,8 +47,6 @@ class VideoFrames:
     Raises `SourceError` for a file that is no readable video and for one with a single frame.
     """
 
-    spacing_mm: tuple[float, float] | None = None
-
     def __init__(self, path: Path, source_id: str) -> None:
         self._name = f"source {source_id}"
         self._writer = PictureWriter(source_id)
@@ -82,6 +80,16 @@ class VideoFrames:
         pixels = np.empty(self._writer.shape_of(picture), np.uint8)
         self._writer.write(picture, pixels, whole((picture.height, picture.width)))
         return pixels
+
+    def spacing_mm(self, index: int) -> tuple[float, float] | None:
+        """See `Frames.spacing_mm`."""
+        return None
+
+    def time_s(self, index: int) -> float | None:
+        """See `Frames.time_s`; where no stamps tell, as at an even rate."""
+        if self._stamps is not None:
+            return self._stamps.time_s(index)
+        return None if self.fps is None else index / self.fps
 
     def close(self) -> None:
         """See `Frames.close`."""

@@ -104,6 +104,10 @@ class CineFile:
         with closing(self._decoded(number - 1)) as decoded:
             return self._decode(decoded, where)
 
+    def calibration_of(self, number: int) -> Calibration:
+        """Of one of `frames`, 1 to `count`: all have the same."""
+        return self.calibration
+
     def write(self, frame: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
         """Show a frame of `frames`, or a part of it, in ``pixels``, uint8 of its size."""
         if self._table is None:

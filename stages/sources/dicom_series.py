@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DT
 
 from stages.errors import SourceError
+from stages.sources.dicom_calibration import Calibration
 from stages.sources.dicom_file import CineFile, open_unnamed
 from stages.sources.dicom_timing import CineTiming, timing_at
 from stages.sources.natural_order import natural_key
@@ -70,7 +71,7 @@ class SeriesFolder:
     def frames(self) -> Generator[NDArray[Any], None, None]:
         """See `CineFile.frames`; `calibration` is that of the newest frame."""
         for number in range(1, self.count + 1):
-            file = self._first if number == 1 else self._open(number, self._first)
+            file = self._file(number)
             self.calibration = file.calibration
             frames = file.frames()
             yield next(frames)
@@ -78,11 +79,18 @@ class SeriesFolder:
 
     def frame(self, number: int) -> NDArray[Any]:
         """See `CineFile.frame`."""
-        return (self._first if number == 1 else self._open(number, self._first)).frame(1)
+        return self._file(number).frame(1)
+
+    def calibration_of(self, number: int) -> Calibration:
+        """That of a picture, 1 to `count`; raises `SourceError` as `frame`."""
+        return self._file(number).calibration
 
     def write(self, frame: NDArray[Any], pixels: NDArray[np.uint8]) -> None:
         """See `CineFile.write`."""
         self._first.write(frame, pixels)
+
+    def _file(self, number: int) -> CineFile:
+        return self._first if number == 1 else self._open(number, self._first)
 
     def _open(self, number: int, first: CineFile | None = None) -> CineFile:
         return CineFile(
