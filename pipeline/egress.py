@@ -44,10 +44,13 @@ class Egress:
         sinks: Sequence[Sink],
         tally: Tally,
         named: Callable[[HostPacket], HostPacket] = lambda packet: packet,
+        failing: Callable[[], None] = lambda: None,
     ) -> None:
-        """``named`` gives each packet the names that people gave its objects."""
+        """``named`` gives each packet the names that people gave its objects; ``failing`` is called
+        where an error stops the thread, before the sinks say that the stream has ended."""
         self.heart = Heartbeat("egress")
         self._named = named
+        self._failing = failing
         self._sinks = tuple(sinks)
         self._tally = tally
         self._queue: queue.SimpleQueue[_InFlight] = queue.SimpleQueue()
@@ -107,6 +110,7 @@ class Egress:
                     sink.poll()
         except BaseException as error:
             self._error = error
+            self._failing()
         finally:
             self.heart.rest()
             for sink in self._sinks:

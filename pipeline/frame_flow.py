@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class FrameFlow:
             parts.source.source_id,
             parts.tally.troubles,
         )
-        self._egress = _egress(parts, meter)
+        self._egress = _egress(parts, meter, self._announce_failure)
         counting = AuditPlan(config.audited_frames, "count")
         plan = AuditPlan(None, "raise") if options.audit else counting
         self._orchestrator = Orchestrator(
@@ -153,8 +154,8 @@ class FrameFlow:
         )
 
 
-def _egress(parts: Assembly, meter: Meter) -> Egress:
+def _egress(parts: Assembly, meter: Meter, failing: Callable[[], None]) -> Egress:
     sinks = (*parts.sinks, meter)
     if parts.control is None:
-        return Egress(sinks, parts.tally)
-    return Egress(sinks, parts.tally, parts.control.names.named)
+        return Egress(sinks, parts.tally, failing=failing)
+    return Egress(sinks, parts.tally, parts.control.names.named, failing)

@@ -88,13 +88,22 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.size_hw is not None:
         yield "picture", f"{manifest.size_hw[1]}x{manifest.size_hw[0]}"
     yield "model", manifest.model or "not told"
-    yield "logits", f"{manifest.logits_dtype}, mask where above {manifest.mask_threshold:g}"
+    yield "logits", ", ".join(_logits(manifest))
     if manifest.class_names:
         yield "classes", ", ".join(manifest.class_names)
     if manifest.config_sha256 is not None:
         yield "configuration", f"sha256 {manifest.config_sha256}"
     if manifest.versions:
         yield "versions", ", ".join(f"{name} {of}" for name, of in manifest.versions.items())
+
+
+def _logits(manifest: Manifest) -> Iterator[str]:
+    yield manifest.logits_dtype
+    if manifest.exported_from is not None:
+        yield f"before the export {manifest.exported_from}"
+    yield f"mask where above {manifest.mask_threshold:g}"
+    if manifest.cleaning:
+        yield f"cleaned by {', '.join(manifest.cleaning)}"
 
 
 def _frames(found: Summary) -> str:

@@ -24,6 +24,8 @@ from stages.recording.segment_chain import SegmentOptions
 from stages.recording.space import SpaceLimits
 from stages.recording.writing import create_log, create_npy
 
+_CLEANING = ("fill_hole_area", "non_overlap")
+"""Settings of a segmenter that change logits; what is recorded is what all others are given."""
 _KINDS: dict[What, Kind] = {
     "logits": "logits",
     "masks": "masks",
@@ -106,6 +108,7 @@ def _manifest(parts: Assembly, config: RecorderConfig, session: str) -> Manifest
         versions=versions(),
         recorded=tuple(kind for what, kind in _KINDS.items() if what in config.record),
         logits_dtype=config.logits_dtype,
+        cleaning=tuple(name for name in _CLEANING if getattr(run.segmenter, name, None)),
     )
 
 

@@ -7,7 +7,7 @@ add up in no fixed order.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def rerun(path: Path, options: RerunOptions) -> Report:
         loop = _Loop(run, build_chain(config, device, detector, segmenter), segmenter, compared)
         unknown = loop.run(config, device, told.audited_frames, options.frames)
         changed = changes(told, versions(), weights, str(device), options.overrides)
-        return Report(compared, unknown, changed, len(run.log.flaws))
+        return Report(compared, unknown, changed, run.damaged, len(run.log.flaws))
 
 
 class _Loop:
@@ -89,20 +89,23 @@ class _Loop:
     def run(
         self, config: RunConfig, device: torch.device, audited: int | None, most: int | None
     ) -> int:
-        """How many frames could not be compared, because others before them are missing."""
+        """How many whole frames could not be compared, because others before them are missing or
+        damaged."""
         source = SOURCES.create(config.source)
         limit = len(self._run.frames) if most is None else min(most, len(self._run.frames))
         grab = Grab(source, device, mailbox="every", frames=limit)
-        timer, unknown = StageTimer(str(device)), 0
+        timer = StageTimer(str(device))
         try:
             with one_compute_stream(device):
                 grab.start()
                 known = known_frames(self._run)
-                for frame, is_known in zip(_frames(grab), known, strict=False):
+                for place, is_known in zip(range(limit), known, strict=False):
+                    frame = _next(grab) if self._run.is_readable(place) else None
+                    if frame is None:
+                        break
                     if frame.frame_id == 0:
                         warm_up(self._chain, frame.size_hw, device, frame.origin_yx)
                     if not is_known:
-                        unknown += 1
                         continue
                     guarded = audited is None or self._compared.frames < audited
                     packet = self._finished(frame, timer, guarded)
@@ -110,7 +113,7 @@ class _Loop:
         finally:
             grab.stop()
             self._segmenter.close()
-        return unknown
+        return self._compared.missing(limit)
 
     def _finished(self, frame: Frame, timer: StageTimer, guarded: bool) -> HostPacket:
         times = timer.frame()
@@ -131,13 +134,12 @@ class _Loop:
         return None if frame.epoch < 0 else self._run.choice(frame.frame_id)
 
 
-def _frames(grab: Grab) -> Iterator[Frame]:
+def _next(grab: Grab) -> Frame | None:
+    """None at the end."""
     while True:
         frame = grab.get(_WAIT_S)
-        if frame is not None:
-            yield frame
-        elif grab.ended:
-            return
+        if frame is not None or grab.ended:
+            return frame
 
 
 def _guard(guarded: bool) -> AbstractContextManager[object]:

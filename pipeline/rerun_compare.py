@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.errors import RecordingError
 from stages.packets import HostPacket
 from stages.recorder.recorded_run import RecordedRun
 from stages.recording.quantise import LogitsDtype, dequantised, quantised
@@ -43,16 +44,27 @@ class Comparison:
     differences: list[Difference] = field(default_factory=list)
 
     def frame(self, place: int, packet: HostPacket) -> None:
-        """Compare the result of the recorded frame ``place``."""
-        self.frames += 1
+        """Compare the result of the recorded frame ``place``; nothing where its masks or logits are
+        damaged, which ``run.damaged`` tells then."""
         stamp = self.run.frames[place].stamp
-        then, now = self._recorded(place), self._rerun(packet)
+        try:
+            then = self._recorded(place)
+        except RecordingError:
+            return
+        now = self._rerun(packet)
+        self.frames += 1
         self.objects += len(then | now)
         for object_id in sorted(then | now):
             old, new = then.get(object_id), now.get(object_id)
             found = _difference(old, new)
             if found is not None:
                 self.differences.append(Difference(stamp.epoch, stamp.frame_id, object_id, *found))
+
+    def missing(self, limit: int) -> int:
+        """Of the first ``limit`` frames, those that were neither compared nor found damaged."""
+        places = {(each.stamp.epoch, each.stamp.frame_id) for each in self.run.frames[:limit]}
+        damaged = {(each.epoch, each.frame_id) for each in self.run.damaged}
+        return limit - self.frames - len(places & damaged)
 
     @property
     def has_logits(self) -> bool:

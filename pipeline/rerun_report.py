@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.rerun_compare import Comparison, Difference
 from stages.recorder.provenance import Provenance
+from stages.recording.damage import Damage
 
 _SHOWN = 20
 
@@ -30,16 +31,20 @@ class Report:
 
     compared: Comparison
     not_compared: int
-    """Frames whose past is not in the recording."""
+    """Frames whose past is not in the recording, or is damaged there."""
     changed: tuple[str, ...]
     """What is not as it was, one line each."""
+    damaged: tuple[Damage, ...]
+    """Records of frames that were needed and cannot be read."""
     flaws: int
-    """Damages of the recording."""
+    """What else is damaged; of which frame is not known."""
 
     @property
     def exit_code(self) -> int:
-        """0: all that could be compared is identical, and there was something."""
-        return 0 if self.compared.frames and not self.compared.differences else 1
+        """0: nothing is damaged, all that could be compared is identical, and there was
+        something."""
+        bad = self.compared.differences or self.damaged or self.flaws
+        return 0 if self.compared.frames and not bad else 1
 
     def objects(self) -> tuple[ObjectReport, ...]:
         """Those that differ, by epoch and id."""
@@ -55,6 +60,8 @@ class Report:
             "identical": self.exit_code == 0,
             "frames": compared.frames,
             "not_compared": self.not_compared,
+            "damaged": [asdict(each) for each in self.damaged],
+            "flaws": self.flaws,
             "differing_frames": compared.differing_frames,
             "object_frames": compared.objects,
             "changed": list(self.changed),
@@ -65,26 +72,32 @@ class Report:
     def lines(self) -> list[str]:
         """For a person."""
         compared, objects = self.compared, self.objects()
-        lines = list(self.changed)
-        if self.not_compared:
-            lines.append(
-                f"{self.not_compared} frames not compared: frames before them were not recorded"
-            )
-        if self.flaws:
-            lines.append(f"the recording has {self.flaws} flaws: see maskstream record verify")
+        lines = [*self.changed, *self._gaps()]
         what = f"{compared.frames} frames, {compared.objects} masks"
         if not compared.frames:
             return [*lines, "nothing could be compared"]
         if not objects:
             exact = compared.dtype == "float32" or not compared.has_logits
             kept = "" if exact else f" as {compared.dtype}"
-            return [*lines, f"identical, bit for bit{kept}: {what}"]
+            of = "what could be compared is " if self.exit_code else ""
+            return [*lines, f"{of}identical, bit for bit{kept}: {what}"]
         frames = f"{compared.differing_frames} of {compared.frames} frames differ"
         lines.append(f"{frames}, in {len(compared.differences)} of {compared.objects} masks")
         lines.extend(_line(each) for each in objects[:_SHOWN])
         if len(objects) > _SHOWN:
             lines.append(f"and {len(objects) - _SHOWN} objects more: see --json")
         return lines
+
+    def _gaps(self) -> Iterator[str]:
+        """What was not compared, and why."""
+        yield from map(str, self.damaged[:_SHOWN])
+        if len(self.damaged) > _SHOWN:
+            yield f"and {len(self.damaged) - _SHOWN} damaged records more: see --json"
+        if self.not_compared:
+            why = "are damaged, or were" if self.damaged or self.flaws else "were"
+            yield f"{self.not_compared} frames not compared: frames before them {why} not recorded"
+        if self.flaws:
+            yield f"the recording has {self.flaws} flaws: see maskstream record verify"
 
 
 def changes(

@@ -112,8 +112,7 @@ def _results(
                 _complain(f"{message.source_id} {_TROUBLES[message.state]}")
             told[message.source_id] = message.state
         elif message is None:
-            states = sorted({state.state for state in subscriber.states.values()})
-            heard = f"its state is {', '.join(states)}" if states else NOBODY
+            heard = subscriber.told or NOBODY
             raise _NoPacketError(f"no packet from {endpoint} for {timeout_s:g} s: {heard}")
 
 

@@ -48,8 +48,7 @@ class LiveTable:
         self._live.stop()
 
     def _render(self) -> Group | Text:
-        newest, states = self._newest, dict(self._subscriber.states)
-        told = ", ".join(f"{name} is {state.state}" for name, state in states.items())
+        newest, told = self._newest, self._subscriber.told
         counts = f"{self._subscriber.received} packets, {self._subscriber.lost} lost"
         below = Text(f"{counts}  {told}")
         if newest is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import zmq
 
@@ -22,6 +23,9 @@ from stages.wire import (
     topic,
 )
 from stages.wire_envelope import Kind
+
+SILENT_AFTER_S: Final = 2.0
+"""A publisher says its state every second; see docs/wire.md."""
 
 
 class StaleError(MaskstreamError):
@@ -66,6 +70,7 @@ class Subscriber(Losses, Closing):
         super().__init__()
         self.states: dict[str, StateMessage] = {}
         """The last state of each source."""
+        self._heard_s: dict[str, float] = {}
         self._stale_after_s = stale_after_s
         self._lively = time.monotonic()
         self._one_socket = not latest_only
@@ -124,7 +129,22 @@ class Subscriber(Losses, Closing):
                 return self._counted(decode(socket.recv(zmq.NOBLOCK)))
         return None
 
+    @property
+    def told(self) -> str:
+        """What each source said last of its state; or that it is silent, where nothing came of it
+        for 2 s and it has not ended. Empty where nothing ever came."""
+        return ", ".join(f"{each} is {self._condition(each)}" for each in sorted(self._heard_s))
+
+    def _condition(self, source_id: str) -> str:
+        state = self.states.get(source_id)
+        silent_s = time.monotonic() - self._heard_s[source_id]
+        is_over = state is not None and state.state in ("ended", "failed")
+        if silent_s > SILENT_AFTER_S and not is_over:
+            return f"silent (nothing came for {silent_s:.0f} s)"
+        return "of unknown state" if state is None else state.state
+
     def _counted(self, message: Message) -> Message:
+        self._heard_s[message.source_id] = time.monotonic()
         if isinstance(message, ResultMessage):
             self._begins(message)
             self._count_result(message)
@@ -156,9 +176,8 @@ class Subscriber(Losses, Closing):
 
     def _silence(self) -> StaleError:
         self._lively = time.monotonic()
-        states = sorted({state.state for state in self.states.values()})
-        heard = f"the state is {', '.join(states)}" if states else "no publisher answered"
-        return StaleError(f"no live result for {self._stale_after_s:g} s: {heard}")
+        told = self.told or "no publisher answered"
+        return StaleError(f"no live result for {self._stale_after_s:g} s: {told}")
 
     def close(self) -> None:
         for socket in self._sockets:

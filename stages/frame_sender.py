@@ -14,6 +14,7 @@ from stages.closing import Closing
 from stages.connecting import WATCHFUL, connect
 from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
+from stages.loopback import is_local
 from stages.wire_envelope import topic
 from stages.wire_frames import FrameMessage, encode_frame
 
@@ -41,6 +42,7 @@ class FrameSender(Closing):
         self.sent = 0
         """Pictures sent, also those that nobody received."""
         self._source_id = source_id
+        self._is_local = is_local(endpoint)
         self._session = secrets.randbits(63)
         self._heard_of = False
         self._context = zmq.Context()
@@ -73,18 +75,24 @@ class FrameSender(Closing):
         """Send one picture: uint8 (H, W) grey or (H, W, 3) in the order red, green, blue (of one
         by OpenCV send `picture[..., ::-1]`).
 
-        The times default to now: `time.monotonic_ns()` and `time.time_ns()` when it was captured.
+        The times default to now: `time.monotonic_ns()` and `time.time_ns()` when it was captured;
+        the latter is reckoned from the former where that alone is given. A run beyond this host is
+        not told the former: its clock is another.
         `spacing_mm`: (y, x) millimetres per pixel; `pose`: (4, 4) image-to-world.
         `boxes`: what was found in it, for a run with `detector.kind: boxes`: float32 (n, 6), each
         x1, y1, x2, y2 in pixels, score 0..1, class id; n 0: looked, and found nothing. Raises
         `WireError` for what the run would refuse.
         """
+        now_ns = time.monotonic_ns()
+        since_ns = 0 if captured_ns is None else now_ns - captured_ns
         message = FrameMessage(
             session=self._session,
             seq=self.sent,
             pixels=pixels,
-            captured_ns=time.monotonic_ns() if captured_ns is None else captured_ns,
-            captured_unix_ns=time.time_ns() if captured_unix_ns is None else captured_unix_ns,
+            captured_ns=now_ns - since_ns if self._is_local else None,
+            captured_unix_ns=(
+                time.time_ns() - since_ns if captured_unix_ns is None else captured_unix_ns
+            ),
             spacing_mm=spacing_mm,
             pose=pose,
             boxes=boxes,

@@ -35,7 +35,8 @@ class FrameMessage:
     pixels: NDArray[np.uint8]
     """(H, W) grey or (H, W, 3) RGB."""
     captured_ns: int | None = None
-    """The monotonic clock of this host (CLOCK_MONOTONIC), which all its processes share."""
+    """The monotonic clock of this host (CLOCK_MONOTONIC), which all its processes share; a run
+    that others than these may send to does not heed it."""
     captured_unix_ns: int | None = None
     spacing_mm: tuple[float, float] | None = None
     """(y, x) millimetres per pixel."""

@@ -70,9 +70,11 @@ def recording(
     folder: Path,
     retry_s: float = 0.02,
     clock: Clock = REAL,
+    masks: bool = False,
     **settings: Any,
 ) -> Iterator[Rig]:
-    """One that records logits, unless `settings` say more."""
+    """One that records logits, unless `settings` say more; ``masks``: what packets carry beside
+    them is recorded, too."""
     exact = {"record": ("logits",), "dtype": "float32", "min_free_bytes": 0}
     config = RecorderConfig(**exact | settings)
     disk = Disk()
@@ -80,7 +82,7 @@ def recording(
     options = LogOptions(space=limits, retry_s=retry_s)
     manifest = Manifest("log", "session", source_id="cam1", recorded=("logits",))
     writer = create_log(folder, manifest, options, files=disk, clock=clock)
-    recorder = Recorder(config, masks=False, logits=True)
+    recorder = Recorder(config, masks=masks, logits=True)
     recorder.open_log(writer, str(folder / "session"))
     recorder.start()
     try:

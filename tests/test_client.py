@@ -300,11 +300,44 @@ def test_silence_is_stale_and_says_what_the_state_is(publisher: ZmqPublisher) ->
         publisher.announce("stale", 0)
         publisher.poll()
         wait_until(lambda: "cam1" in subscriber.states, lambda: subscriber.next_message(0.05))
-        with pytest.raises(StaleError, match="the state is stale"):
+        with pytest.raises(StaleError, match=r"for 0\.3 s: cam1 is stale$"):
             subscriber.receive(5.0)
         publisher.write(aged(0, 30.0))
         with pytest.raises(StaleError, match="says so"):
             subscriber.receive(5.0)
+
+
+def test_a_publisher_that_is_gone_is_not_said_to_stream(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streaming = encode_state("cam1", 0, "streaming", None, ())
+
+    def greet(socket: zmq.Socket[bytes]) -> None:
+        assert socket.recv() + socket.recv()
+        socket.send(streaming)
+
+    with (
+        bare_publisher() as (socket, endpoint),
+        Subscriber(endpoint, "cam1", stale_after_s=0.2) as subscriber,
+    ):
+        assert subscriber.told == ""
+        greet(socket)
+        wait_until(lambda: "cam1" in subscriber.states, lambda: subscriber.next_message(0.05))
+        with pytest.raises(StaleError, match=r"cam1 is streaming$"):
+            subscriber.receive()
+        monkeypatch.setattr("stages.client.SILENT_AFTER_S", 0.1)
+        with pytest.raises(StaleError, match=r"cam1 is silent \(nothing came for \d s\)$"):
+            subscriber.receive()
+        socket.send(encode_state("cam1", 0, "ended", None, ()))
+        wait_until(lambda: "ended" in subscriber.told, lambda: subscriber.next_message(0.05))
+        time.sleep(0.15)
+        assert subscriber.told == "cam1 is ended", "nothing is expected of it"
+    with bare_publisher() as (socket, endpoint):
+        greeting = threading.Thread(target=greet, args=(socket,))
+        greeting.start()
+        assert subscribe(endpoint, "cam1", timeout_s=0.5) == 1
+        greeting.join()
+    assert "for 0.5 s: cam1 is silent (nothing came for " in capsys.readouterr().err
 
 
 def test_it_may_come_first_and_finds_a_publisher_that_came_back(tmp_path: Path) -> None:
@@ -508,7 +541,7 @@ def test_subscribe_to_a_source_that_is_silent_failed_or_ended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for state, says in (
-        ("connecting", "for 0.5 s: its state is connecting"),
+        ("connecting", "for 0.5 s: cam1 is connecting\n"),
         ("failed", "failed; see its run's log"),
         ("ended", "ended without a packet"),
     ):

@@ -140,6 +140,24 @@ def test_centroids_and_corners_lie_in_the_world() -> None:
             assert name == f"{packet.object_ids[row]}.{corner + 1}"
 
 
+def test_what_people_call_an_object_is_its_group() -> None:
+    packet = packet_with()
+    shown = [row for row in range(3) if packet.area_px[row]]
+    packet = replace(
+        packet,
+        class_ids=np.array([0, 0, -1], np.int32),
+        names={int(packet.object_ids[shown[0]]): "left vein"},
+    )
+    image, centroids, boxes = sent(packet, version=2, classes=("needle", "vessel"))
+    called = [packet.label(row, ("needle", "vessel")) or "" for row in range(3)]
+    assert called[shown[0]] == "left vein"
+    assert called[shown[1]] in ("needle", "")
+    assert [each["class"] for each in json.loads(image.metadata["objects"])] == called
+    for at, row in enumerate(shown):
+        assert element(centroids.content, at)[1] == called[row]
+        assert element(boxes.content, 4 * at)[1] == called[row]
+
+
 def element(content: bytes, at: int) -> tuple[Any, ...]:
     values = struct.unpack(">64s32s4B3ff20s", content[136 * at : 136 * (at + 1)])
     name, group, owner = (values[i].rstrip(b"\0").decode() for i in (0, 1, -1))

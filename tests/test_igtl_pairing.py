@@ -27,7 +27,8 @@ from igtl_peers import (
     next_arrival,
 )
 
-from stages.sources.feed import Arrival
+from stages.sources import lag
+from stages.sources.feed import Arrival, FeedError
 from stages.sources.igtl_feed import IgtlWishes
 from stages.sources.igtl_pairing import Pairing
 
@@ -133,7 +134,7 @@ def test_a_tool_that_never_comes_is_told_once_with_those_that_do(
 
 
 def test_a_tool_has_a_second_to_be_heard_of_and_is_not_missed_after_that() -> None:
-    pairing, second_ns = Pairing("Tool", 0), 10**9
+    pairing, second_ns = Pairing("Tool", 0, None), 10**9
     pairing.begin(5 * second_ns)
     assert pairing.missing(6 * second_ns - 1) is None
     assert pairing.missing(6 * second_ns)
@@ -142,7 +143,7 @@ def test_a_tool_has_a_second_to_be_heard_of_and_is_not_missed_after_that() -> No
         sender.sendall(tool() + image(picture()))
         assert next_arrival(feed).pose is not None
         assert feed._pairing.missing(time.monotonic_ns() + 10 * second_ns) is None
-    assert Pairing(None, 0).missing(9 * second_ns) is None, "none was asked for"
+    assert Pairing(None, 0, None).missing(9 * second_ns) is None, "none was asked for"
 
 
 def test_a_stream_as_plus_server_sends_it() -> None:
@@ -196,10 +197,44 @@ def test_a_position_with_a_quaternion_is_a_pose_too() -> None:
     assert np.allclose(pose, TOOL, atol=1e-6)
 
 
-def test_a_clock_that_goes_slow_makes_no_picture_older_than_ten_seconds() -> None:
-    pairing = Pairing(None, 0)
-    ages_s = []
+def test_a_queue_that_grows_is_told_in_full_and_given_up() -> None:
+    """Sent at 30 a second, arriving at 27: each second another tenth."""
+    pairing, told_s, real_s = Pairing(None, 0, 3.0), [], []
+
+    def follow() -> None:
+        for number in range(27 * 120):
+            sent_ns, came_ns = number * 10**9 // 30, number * 10**9 // 27
+            real_s.append((came_ns - sent_ns) / 1e9)
+            told_s.append((came_ns - pairing._captured(came_ns, sent_ns)) / 1e9)
+
+    with pytest.raises(FeedError, match=r"late by the sender's clock .* \(max_lag_s"):
+        follow()
+    assert told_s == pytest.approx(real_s[:-1], abs=0.2)
+    assert 3 < real_s[-1] < 9
+
+
+def test_a_stall_of_any_length_is_no_clock_that_was_set() -> None:
+    pairing = Pairing(None, 0, 3.0)
+    pairing._captured(0, 10**9)
+    came_ns = 40 * 10**9
+    assert came_ns - pairing._captured(came_ns, 2 * 10**9) == pytest.approx(39e9, rel=0.01)
+
+
+def test_a_clock_that_is_not_to_be_believed_makes_no_picture_late() -> None:
+    pairing = Pairing(None, 0, None)
     for second in range(100):
-        now_ns = second * 1_000_000_000
-        ages_s.append((now_ns - pairing._captured(now_ns, now_ns // 2)) / 1e9)
-    assert 5 < max(ages_s) <= 10, "what waits for some seconds is told"
+        assert pairing._captured(second * 10**9, second * 10**9 // 2) == second * 10**9
+
+
+def test_a_connection_that_stays_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "_LATE_FOR_S", 0.1)
+    with feed_and_sender(IgtlWishes(max_lag_s=0.05)) as (feed, sender):
+
+        def follow() -> None:
+            for number in range(100):  # stamped a millisecond apart, sent a twentieth of a second
+                sender.sendall(image(picture(), fraction=QUARTER + number * MS))
+                next_arrival(feed)
+                time.sleep(0.05)
+
+        with pytest.raises(FeedError, match="does not catch up"):
+            follow()

@@ -6,14 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyigtl_sender
 import pytest
+from chaos_proxy import ChaosProxy
 from conftest import ROOT
 from igtl_cxx import compiled
 from igtl_peers import fresh
@@ -25,6 +27,7 @@ from stages.sources.igtl_dial import Dialer
 from stages.sources.igtl_door import Door, Doorkeeper
 from stages.sources.igtl_feed import IgtlFeed, IgtlWishes
 from stages.sources.igtl_lookup import Lookup
+from stages.sources.openigtlink import OpenIGTLinkConfig, OpenIGTLinkSource
 from stages.sources.troubles import Troubles
 
 EXAMPLES = Path("/usr/share/doc/openigtlink-examples/examples/Imager")
@@ -140,6 +143,36 @@ def test_the_cxx_library_feeds_us(build: Build, role: str, kind: str) -> None:
         found = arrivals(feed, PICTURES)
     centred(found)
     check(found, kind)
+
+
+def test_the_cxx_library_cut_off_at_random_bytes_goes_on_in_a_new_epoch(build: Build) -> None:
+    program, port, cuts = build(ROOT / "tests" / "igtl_sender.cxx"), free_port(), 3
+    rng = np.random.default_rng(8)
+    with (
+        subprocess.Popen([program, "server", str(port), "grey", "10000"]) as process,
+        ExitStack() as at_last,
+        ChaosProxy("127.0.0.1", port) as proxy,
+    ):
+        at_last.callback(process.kill)
+        told = {"host": "127.0.0.1", "port": proxy.port, "pose_device": "Tool"}
+        source = OpenIGTLinkSource(OpenIGTLinkConfig.model_validate(told))
+        overdue = threading.Timer(WAIT_S, source.close)
+        overdue.start()
+        for epoch in range(cuts + 1):
+            seen = 0
+            while seen < PICTURES:
+                picture = source.read(fresh)
+                assert picture is not None, "it did not come back in time"
+                assert picture.captured_unix_ns is not None
+                number = round((picture.captured_unix_ns - STAMP_NS) / 1e9)
+                assert np.array_equal(picture.pixels, in_8_bits(number, "grey"))
+                seen += picture.epoch == epoch
+            assert picture.epoch == epoch
+            if epoch < cuts:
+                proxy.faults.cut_at = int(rng.integers(1, 3000))
+        overdue.cancel()
+        source.close()
+    assert not source.troubles.counts
 
 
 def centred(found: list[Arrival]) -> None:

@@ -19,8 +19,10 @@ from rtsp_peer import BARS, RGB, bars
 from services import require
 from test_sources_rtsp import Log, aside, eventually, feed_threads, log, memory, open_source
 
+from stages.base import Picture
 from stages.errors import SourceError
 from stages.sources.av_open import knows
+from stages.sources.feed import Arrival
 from stages.sources.rtsp import RtspSource
 
 __all__ = ["log", "open_source"]  # fixtures
@@ -38,9 +40,9 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 
 
 @contextmanager
-def sending(*output: str, codec: tuple[str, ...] = H264) -> Iterator[None]:
+def sending(*output: str, codec: tuple[str, ...] = H264, rate: int = 25) -> Iterator[None]:
     """FFmpeg, which sends bars in real time."""
-    source = ("-re", "-f", "lavfi", "-i", "smptebars=size=336x240:rate=25")
+    source = ("-re", "-f", "lavfi", "-i", f"smptebars=size=336x240:rate={rate}")
     command = [require("ffmpeg"), "-v", "error", *source, *codec, "-f", "mpegts", *output]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     try:
@@ -61,6 +63,27 @@ def test_a_stream_over_udp(open_source: Open, log: Log) -> None:
         source.close()
         eventually(lambda: not feed_threads())  # which the next packet ends, or silence of 30 s
     assert log.states == ["connecting", "streaming"]
+
+
+def test_what_was_read_ahead_is_not_shown_as_fresh(
+    open_source: Open, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the sender's clock, each picture is as old as it is told to be, from the first one on."""
+    url = f"http://127.0.0.1:{free_port()}/stream.ts"
+    source = open_source(url, connect_within_s=30)
+    delays_s: list[float] = []
+    follow = source._picture
+
+    def tapped(arrival: Arrival) -> Picture:
+        assert arrival.sender_ns is not None
+        delays_s.append((arrival.captured_ns - arrival.sender_ns) / 1e9)
+        return follow(arrival)
+
+    monkeypatch.setattr(source, "_picture", tapped)
+    with sending("-listen", "1", url, codec=(*H264, "-g", "100"), rate=10):
+        for _ in range(15):
+            assert source.read(memory) is not None
+    assert max(delays_s) - min(delays_s) < 0.7, "FFmpeg would read two seconds ahead"
 
 
 @pytest.mark.parametrize(

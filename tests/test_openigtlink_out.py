@@ -107,7 +107,7 @@ def test_a_stream_without_results_is_told_to_be_stale() -> None:
         served.until(lambda: served.server.wants_masks)
         served.write()
         assert receiver.until_code(1)
-        assert b"no result came for 0.3 s" in receiver.until_code(7).content
+        assert b"no live result comes" in receiver.until_code(7).content
         served.write()
         assert receiver.until_code(1)
 
@@ -127,6 +127,27 @@ def test_what_the_source_says_is_passed_on() -> None:
             assert state.encode() in receiver.until_code(code).content
         served.write(stale=True)
         receiver.until_code(7)
+
+
+def test_masks_that_are_old_or_of_an_epoch_that_is_over_are_not_shown_as_live() -> None:
+    with Served(version=2) as served, Receiver(served.endpoint) as receiver:
+        served.until(lambda: served.server.wants_masks)
+
+        def shown(age_s: float = 0.0, epoch: int = 0) -> str:
+            served.write(captured_ns=time.monotonic_ns() - int(age_s * 1e9), epoch=epoch)
+            return receiver.until("IMAGE").metadata["stale"]
+
+        assert shown() == "0"
+        receiver.until_code(1)
+        assert shown(age_s=30.0) == "1"
+        assert b"the last masks are old" in receiver.until_code(7).content
+        assert shown() == "0"
+        receiver.until_code(1)
+        served.server.announce("streaming", 1)
+        receiver.until_code(7)
+        assert shown() == "1"
+        assert shown(epoch=1) == "0"
+        receiver.until_code(1)
 
 
 def test_the_end_is_told_after_the_last_result() -> None:

@@ -20,6 +20,7 @@ from kpi.events import Event, SourceState
 from stages.client import Subscriber
 from stages.errors import ConfigError
 from stages.packets import HostPacket
+from stages.sinks.announced import Announced
 from stages.sinks.zmq_publisher import PublishError, ZmqPublisher, ZmqPublisherConfig
 from stages.wire import ResultMessage, StateMessage, decode, topic
 
@@ -175,7 +176,7 @@ def test_a_late_joiner_hears_the_state_at_once(
     context: zmq.Context[zmq.Socket[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.sinks.zmq_publisher.STATE_EVERY_S", 1e9)
+    monkeypatch.setattr("stages.sinks.announced.STATE_EVERY_S", 1e9)
     for seq in range(5):
         write(publisher, seq)
     publisher.poll()  # nobody hears this one
@@ -193,7 +194,7 @@ def test_the_state_is_repeated(
     context: zmq.Context[zmq.Socket[bytes]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.sinks.zmq_publisher.STATE_EVERY_S", 0.05)
+    monkeypatch.setattr("stages.sinks.announced.STATE_EVERY_S", 0.05)
     socket = listen(context, publisher.endpoint, topic("state", "cam1"))
     heard_states(publisher, socket, 4)
 
@@ -232,6 +233,52 @@ def test_a_result_of_before_does_not_hide_what_the_source_says(
     write(publisher, 0)
     seen = heard_states(publisher, socket, 1)
     assert (seen.state, seen.last_seq) == (state, 0)
+
+
+def test_a_run_that_hangs_while_its_source_streams_is_stale(
+    publisher: ZmqPublisher, context: zmq.Context[zmq.Socket[bytes]]
+) -> None:
+    """The frame loop hangs, egress polls on."""
+    socket = listen(context, publisher.endpoint, b"state/")
+
+    def heard(state: SourceState) -> bool:
+        return heard_states(publisher, socket, 1).state == state
+
+    write(publisher, 0)
+    wait_until(lambda: heard("streaming"), publisher.poll)
+    wait_until(lambda: heard("stale"), publisher.poll)
+    wait_until(lambda: heard("streaming"), lambda: write(publisher, 1))
+
+
+def test_only_a_stream_whose_results_ended_is_stuck() -> None:
+    now_s = 100.0
+    announced = Announced(1.0, 1.5, clock=lambda: now_s)
+    announced.set("streaming", 0)
+    now_s += 60
+    assert (announced.stuck, announced.stale) == (False, False), "no result came yet"
+    made = random_packet(np.random.default_rng(0), 1, (4, 4))[0].info
+
+    def result(age_s: float, epoch: int = 0) -> bool:
+        captured_ns = int((now_s - age_s) * 1e9)
+        return announced.result(dataclasses.replace(made, captured_ns=captured_ns, epoch=epoch))
+
+    assert not result(0.9)
+    now_s += 1.4
+    assert (announced.stuck, announced.stale) == (False, False)
+    now_s += 0.2
+    assert (announced.stuck, announced.stale) == (True, True)
+    announced.set("reconnecting", 0)
+    assert (announced.stuck, announced.stale) == (False, True)
+    announced.set("streaming", 1)
+    assert (announced.stuck, announced.stale) == (False, True), "it has just begun again"
+    assert not result(0.1, epoch=1)
+    assert not announced.stale
+    assert result(0.1, epoch=0)
+    assert announced.stale
+    assert result(1.1, epoch=1)
+    assert not result(0.1, epoch=1)
+    announced.set("streaming", 2)
+    assert (announced.stuck, announced.stale) == (False, True), "its epoch is over"
 
 
 def stale_of(packet: HostPacket, publisher: ZmqPublisher, socket: zmq.Socket[bytes]) -> bool:

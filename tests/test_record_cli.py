@@ -21,7 +21,11 @@ Call = Callable[..., Outcome]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     told = Manifest(
-        "log", "s", "cam1", (24, 40), ("vessel",), model="m.yaml", config_sha256="a" * 64
+        *("log", "s", "cam1", (24, 40), ("vessel",)),
+        model="m.yaml",
+        config_sha256="a" * 64,
+        logits_dtype="float16",
+        cleaning=("non_overlap",),
     )
     log = create_log(tmp_path, told, log_options())
     for frame_id in (5, 6, 9):
@@ -89,6 +93,7 @@ def test_info_tells_what_it_is(call_main: Call, path: Path) -> None:
     assert rows["picture"] == "40x24"
     assert rows["frames"] == "3, 5..9"
     assert rows["classes"] == "vessel"
+    assert rows["logits"] == "float16, mask where above 0, cleaned by non_overlap"
     assert rows["gaps"] == "1 gap of 4 records"
     told = json.loads(call_main("record", "info", str(path), "--json").stdout)
     assert told["entries"] == {"meta": 1, "logits": 3, "gap": 1, "book": 1}
@@ -102,7 +107,9 @@ def test_export_writes_numpy_files_once(call_main: Call, path: Path, tmp_path: P
     assert (outcome.code, outcome.stdout) == (0, f"{folder}: 3 frames\n"), outcome.stderr
     assert np.load(folder / "frame_00009.npy").shape == (2, 1, 24, 40)
     assert "3 frames with logits" in call_main("record", "verify", str(folder)).stdout
-    assert call_main("record", "info", str(folder)).code == 0
+    told = call_main("record", "info", str(folder))
+    assert told.code == 0
+    assert "float32, before the export float16, mask where above 0" in told.stdout
     again = call_main(*arguments)
     assert again.code == 1
     assert again.stderr.strip().endswith("never overwritten (expected a new name)")
@@ -123,6 +130,7 @@ def test_export_tells_what_it_leaves_out(call_main: Call, path: Path, tmp_path: 
         ("missing", "No such file or directory (expected the folder of a recording)"),
         ("empty", "no recording (expected segment-*.log, or frame_*.npy)"),
         ("file", "Not a directory (expected the folder of a recording)"),
+        ("x" * 300, "File name too long (expected the folder of a recording)"),
     ],
 )
 def test_what_is_no_recording_is_one_line(

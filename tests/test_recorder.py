@@ -27,8 +27,10 @@ from stages.recorder.counts import Counts
 from stages.recorder.looked import Looks
 from stages.recorder.recorder import RecorderReport
 from stages.recorder.ring import Ring
+from stages.recording.entries import Packet
 from stages.recording.ledger import Clock
 from stages.recording.log_reader import LogRecording
+from stages.wire import decode, encode_result, encode_state
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 BROKEN = OSError(errno.EIO, "Input/output error")
@@ -178,6 +180,37 @@ def test_what_was_not_copied_during_a_pause_is_no_frame(tmp_path: Path) -> None:
         rig.offer(1, 2)
         assert ended(rig).dropped == {"paused": 1}
     assert frames_of(rig) == [0, 2]
+
+
+def test_a_packet_whose_masks_were_not_copied_during_a_pause_is_none(tmp_path: Path) -> None:
+    with recording(tmp_path, masks=True, record=("packets",)) as rig:
+        for number in range(3):
+            made = replace(packet(number), masks=np.zeros((2, 60, 10), np.uint8))
+            if number == 1:
+                made = replace(made, masks=None)
+            encoding = "none" if made.masks is None else "bits"
+            rig.recorder.published("result", encode_result(made, number, (), encoding))
+            rig.recorder.write(made)
+        assert ended(rig).dropped == {"paused": 1}
+    with LogRecording(rig.path) as log:
+        sent = [decode(bytes(Packet.of(record).message)) for record in log.records("packet")]
+    assert [(each.frame_id, each.has_masks) for each in sent] == [(0, True), (2, True)]
+
+
+def test_messages_that_wait_for_no_frame_are_lost_on_record(tmp_path: Path) -> None:
+    with recording(tmp_path, record=("packets",)) as rig:
+        for last_seq in range(70):
+            rig.recorder.published("state", encode_state("cam1", 0, "stale", last_seq, ()))
+        rig.offer(1)
+        rig.recorder.published("state", encode_state("cam1", 0, "streaming", 70, ()))
+        rig.offer(1, 1)
+        report = ended(rig)
+    assert (report.written, report.dropped) == (2, {}), "no frame was"
+    with LogRecording(rig.path) as log:
+        told = [decode(bytes(Packet.of(record).message)) for record in log.records("packet")]
+        (gap,) = log.gaps()
+    assert [getattr(each, "last_seq", None) for each in told] == list(range(6, 71))
+    assert (gap.reason, gap.dropped, gap.first.frame_id) == ("ring", 6, 0)
 
 
 def test_what_waits_when_the_disk_fails_is_written_when_it_is_back(tmp_path: Path) -> None:

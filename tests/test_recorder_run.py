@@ -30,8 +30,9 @@ from pipeline.run import start
 from stages.client import StaleError, Subscriber
 from stages.errors import ConfigError, MaskstreamError, RecordingError
 from stages.recorder.recorded_run import About, RecordedRun
+from stages.recording import manifest as manifests
 from stages.recording.entries import Packet, Prompted
-from stages.recording.entry import Stamp
+from stages.recording.entry import Kind, Stamp
 from stages.recording.log_reader import LogRecording
 from stages.segmenters import sam2_checkpoint
 from stages.wire import ResultMessage, decode, encode_result, encode_state
@@ -85,6 +86,7 @@ def test_a_run_accounts_for_what_it_recorded(recorded: Path) -> None:
 def test_everything_that_was_asked_for_is_there(recorded: Path) -> None:
     with LogRecording(recorded / "recording") as log:
         assert not log.flaws
+        assert (log.manifest.cleaning, log.manifest.exported_from) == ((), None)
         for kind in ("frame", "detections", "logits", "masks"):
             assert len(log.frames(kind)) == FRAMES, kind
         results = [
@@ -170,6 +172,32 @@ LIGHT = [
     *("detector={kind: none}", "segmenter={kind: sam2_image, prompts: [{box: [20, 20, 60, 50]}]}"),
     "audited_frames=0",
 ]
+
+
+LIGHT_FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recording of a run whose frames do not depend on each other."""
+    out = tmp_path_factory.mktemp("light") / "run"
+    kept = "recorder={record: [frames, detections, logits, packets], dtype: float32}"
+    assert run(out, *LIGHT, kept, frames=LIGHT_FRAMES)[0] == 0
+    return out / "recording"
+
+
+def damaged(path: Path, folder: Path, kind: Kind, frame_id: int, at: int = 100) -> Path:
+    """A copy with one bit flipped, ``at`` bytes into the last record of ``kind`` of a frame, or
+    into the very first of ``kind``."""
+    broken = folder / "broken"
+    shutil.copytree(path, broken)
+    with LogRecording(broken) as found:
+        record = next(found.records(kind)) if frame_id < 0 else found.at(kind, frame_id, 0)
+    name, _, start = record.where.partition(" byte ")
+    data = bytearray((broken / name).read_bytes())
+    data[int(start) + at] ^= 1
+    (broken / name).write_bytes(data)
+    return broken
 
 
 def test_quantised_logits_are_compared_as_they_were_kept(tmp_path: Path, call_main: Call) -> None:
@@ -327,6 +355,34 @@ class TestReplay:
         assert sent == pytest.approx(own, abs=1e-6)
         assert times_of(recorded, 4.0, monkeypatch) == pytest.approx([t / 4 for t in own], abs=1e-6)
 
+    @pytest.mark.parametrize("speed", [1.0, 4.0])
+    def test_in_a_loop_the_last_packet_has_its_time_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speed: float
+    ) -> None:
+        path = recording_at(tmp_path, 0.0, 0.5, 1.0, 4.0)
+        sent = times_of(path, speed, monkeypatch, stop_after=9)
+        own = [0.0, 0.5, 1.0, 4.0, 4.5, 5.0, 5.5, 8.5, 9.0]
+        assert sent == pytest.approx([at / speed for at in own], abs=1e-6)
+
+    def test_in_a_loop_a_packet_alone_comes_once_a_second(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = recording_at(tmp_path, 7.0)
+        assert times_of(path, 1.0, monkeypatch, stop_after=3) == pytest.approx([0, 1, 2], abs=1e-6)
+
+
+def recording_at(folder: Path, *times_s: float) -> Path:
+    """The recording of a packet at each of these moments."""
+    with recording(folder, record=("packets",)) as rig:
+        for number, at in enumerate(times_s):
+            result = encode_result(packet(number), number, (), "none")
+            topic, header, payload = parts(result)
+            told = json.dumps(header | {"published_ns": int(at * 1e9)}).encode()
+            size = len(told).to_bytes(4, "little")
+            rig.recorder.published("result", topic + b"\0" + size + told + payload)
+            rig.offer(1, number)
+    return rig.path
+
 
 def _receive(subscriber: Subscriber, got: list[ResultMessage]) -> None:
     while True:
@@ -357,8 +413,15 @@ def private(folder: Path) -> Path:
     return made
 
 
-def times_of(recorded: Path, speed: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds after the first at which each packet is sent, on a clock that only waiting moves."""
+def times_of(
+    recorded: Path,
+    speed: float,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int = 0,
+    stop_after: int = 0,
+) -> list[float]:
+    """Seconds after the first at which each packet is sent, on a clock that only waiting moves;
+    with ``stop_after`` in a loop, until a signal comes after so many."""
     now, sent = [100.0], []
 
     class Socket:
@@ -371,13 +434,15 @@ def times_of(recorded: Path, speed: float, monkeypatch: pytest.MonkeyPatch) -> l
 
         def send(self, item: object, class_names: object) -> None:
             sent.append(now[0])
+            if len(sent) == stop_after:
+                signal.raise_signal(signal.SIGTERM)
 
         def close(self) -> None: ...
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.replay.ReplaySocket", Socket)
         patch.setattr("pipeline.replay.time", SimpleNamespace(monotonic=lambda: now[0]))
-        assert replay(recorded, ReplayOptions("", speed)) == 0
+        assert replay(recorded, ReplayOptions("", speed, loop=stop_after > 0)) == code
     return [at - sent[0] for at in sent]
 
 
@@ -389,6 +454,7 @@ class TestBadInput:
             (tmp_path, "no recording (expected segment-*.log, or frame_*.npy)"),
             (tmp_path / "none", "No such file or directory (expected the folder of a recording)"),
             (tmp_path / "notes.txt", "Not a directory (expected the folder of a recording)"),
+            (tmp_path / ("x" * 300), "File name too long (expected the folder of a recording)"),
         ):
             outcome = call_main(command, str(path))
             assert outcome.stderr == f"maskstream: {path}: {expected}\n"
@@ -420,21 +486,67 @@ class TestBadInput:
         assert 5 <= told["frames"] < FRAMES
         assert len(times_of(torn, 1.0, pytest.MonkeyPatch())) < FRAMES
 
+    @pytest.mark.parametrize(
+        ("kind", "compared", "behind"),
+        [("state", 2, 2), ("frame", 2, 2), ("detections", 2, 2), ("logits", 4, 0)],
+    )
     def test_a_damaged_frame_is_named(
-        self, recorded: Path, tmp_path: Path, call_main: Call
+        self, light: Path, tmp_path: Path, call_main: Call, kind: Kind, compared: int, behind: int
     ) -> None:
-        """What comes after it in its epoch has lost its past."""
-        broken = tmp_path / "broken"
-        shutil.copytree(recorded / "recording", broken)
-        with RecordedRun(broken) as found:
-            place = found.log.at("state", 10, 0).where
-        segment = broken / "segment-000000.log"
-        data = bytearray(segment.read_bytes())
-        data[int("".join(filter(str.isdigit, place.rpartition("byte")[2]))) + 100] ^= 1
-        segment.write_bytes(data)
+        """What comes after it in its epoch has lost its past, unless only its result is damaged."""
+        broken = damaged(light, tmp_path, kind, 2)
         outcome = call_main("rerun", str(broken), "--json")
         told = json.loads(outcome.stdout)
-        assert (told["frames"], told["not_compared"]) == (10, FRAMES - 11)
+        assert (outcome.code, outcome.stderr, told["identical"]) == (1, "", False)
+        assert (told["frames"], told["not_compared"]) == (compared, behind)
+        (item,) = told["damaged"]
+        assert (item["kind"], item["epoch"], item["frame_id"]) == (kind, 0, 2)
+        lines = call_main("rerun", str(broken)).stdout.splitlines()
+        assert lines[0].startswith(f"frame 2 of epoch 0: its {kind} record cannot be read: segment")
+        assert lines[0].endswith("its check sum is wrong: the record is damaged")
+        assert (behind == 0) == (len(lines) == 2)
+        if behind:
+            assert "2 frames not compared: frames before them are damaged, or were" in lines[1]
+        assert lines[-1].startswith("what could be compared is identical, bit for bit: ")
+
+    def test_a_damaged_beginning_is_not_one_that_was_deleted(
+        self, light: Path, tmp_path: Path, call_main: Call
+    ) -> None:
+        outcome = call_main("rerun", str(damaged(light, tmp_path, "state", -1)))
+        assert outcome.code == 1
+        assert "its state record cannot be read: segment-000000.log byte " in outcome.stderr
+        assert "retention" not in outcome.stderr
+
+    def test_damage_of_no_known_frame_is_told(
+        self, light: Path, tmp_path: Path, call_main: Call
+    ) -> None:
+        """The last frame's last record has lost its head, and the index is gone."""
+        broken = damaged(light, tmp_path, "state", LIGHT_FRAMES - 1, at=20)
+        segment = broken / "segment-000000.log"
+        segment.write_bytes(segment.read_bytes()[:-1] + b"\xff")
+        outcome = call_main("rerun", str(broken))
+        assert outcome.code == 1
+        flaws, found = outcome.stdout.splitlines()
+        assert flaws == "the recording has 2 flaws: see maskstream record verify"
+        assert found.startswith("what could be compared is identical, bit for bit: 4 frames")
+
+    def test_a_damaged_packet_is_named_and_the_others_are_sent(
+        self, light: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        broken = damaged(light, tmp_path, "packet", 3)
+        sent = times_of(broken, 1.0, pytest.MonkeyPatch(), code=1)
+        told = capsys.readouterr()
+        assert told.out.splitlines()[-1] == f"{LIGHT_FRAMES - 1} packets"
+        assert len(sent) == LIGHT_FRAMES - 1
+        (line,) = told.err.splitlines()
+        assert line.startswith("maskstream: frame 3 of epoch 0: its packet record cannot be read: ")
+
+    def test_a_recording_whose_frames_are_all_damaged_has_frames(self, tmp_path: Path) -> None:
+        with recording(tmp_path) as rig:
+            rig.offer(1)
+        broken = damaged(rig.path, tmp_path, "state", 0)
+        with pytest.raises(RecordingError, match=r"no frame: frame 0 of epoch 0: its state record"):
+            RecordedRun(broken)
 
     @pytest.mark.parametrize(
         ("overrides", "expected"),
@@ -545,8 +657,9 @@ def test_a_recorder_that_must_not_lose_anything_ends_the_run(
     with pytest.raises(MaskstreamError, match="ring_bytes"):
         load_config("demo", ["recorder={policy: stop, ring_bytes: 1}"])
     quota = f"recorder={{policy: stop, quota_bytes: 1048576, min_free_bytes: 0, {ALL}}}"
-    code, summary = run(tmp_path / "run", quota, frames=200)
+    code, summary = run(tmp_path / "run", quota, "segmenter.fill_hole_area=4", frames=200)
     assert code == 1
+    assert manifests.load(tmp_path / "run" / "recording").cleaning == ("fill_hole_area",)
     assert "recorder.policy is stop" in summary["error"]
     assert "quota" in summary["error"]
     told = summary["recorder"]

@@ -149,6 +149,8 @@ def test_an_export_of_fewer_bits_is_within_the_bound(tmp_path: Path, dtype: Logi
         open_recording(tmp_path / name / "predictions/s") for name in ("out", "direct")
     )
     assert isinstance(found, NpyRecording)
+    assert found.manifest is not None
+    assert (found.manifest.logits_dtype, found.manifest.exported_from) == ("float32", dtype)
     assert isinstance(direct, NpyRecording)
     for _, frame_id in direct.frames():
         one, other = found.video_logits_at(frame_id), direct.video_logits_at(frame_id)

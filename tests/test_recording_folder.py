@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from recordings import ANY_SPACE, log_options, logits, manifest, video
 from stages.errors import RecordingError
 from stages.recording import folder as folders
 from stages.recording.folder import RecordingFolder, is_being_written
-from stages.recording.manifest import Manifest, load, parse, render
+from stages.recording.manifest import FORMAT, SCHEMA, Manifest, load, parse, render
 from stages.recording.npy_writer import NpyOptions
 from stages.recording.reading import open_recording
 from stages.recording.retire import retire_recordings
+from stages.recording.sealed_json import sealed
 from stages.recording.verify import verify
 from stages.recording.writing import create_log, create_npy, reopen_log
 
@@ -113,8 +115,16 @@ def test_a_manifest_says_what_it_said() -> None:
         versions={"numpy": "2.0"},
         recorded=("packet", "logits"),
         logits_dtype="int8",
+        exported_from="float16",
+        cleaning=("fill_hole_area",),
     )
     assert parse(render(said), "x") == said
+
+
+def test_a_manifest_of_before_is_read() -> None:
+    told = asdict(manifest()) | {"format": FORMAT, "schema": SCHEMA}
+    del told["exported_from"], told["cleaning"]
+    assert parse(sealed(told, indent=2), "x").cleaning == ()
 
 
 @pytest.mark.parametrize(

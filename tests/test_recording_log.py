@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from recordings import log_options, logits, manifest
 
 from stages.errors import RecordingError
@@ -114,6 +115,20 @@ def test_however_many_segments_few_files_are_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
+def test_a_recording_that_cannot_be_opened_leaves_no_file_open(tmp_path: Path) -> None:
+    path = record(tmp_path, 2)
+    (path / "manifest.json").unlink()
+    with SegmentFile(segments(path)[0]) as file:
+        row = file.scan().rows[0]
+    raw = bytearray(segments(path)[0].read_bytes())
+    raw[int(row["offset"]) + 100] ^= 1  # in the copy of the manifest
+    segments(path)[0].write_bytes(raw)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RecordingError, match="no manifest, and no segment"):
+        open_recording(path)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_frames_come_by_epoch_and_number_and_the_later_pass_wins(tmp_path: Path) -> None:
     log = create_log(tmp_path, manifest(), log_options(1500))
     order = [(0, 7, 0), (0, 8, 0), (0, 7, 1), (0, 6, 1), (1, 3, 0), (0, 8, 0)]
@@ -205,6 +220,26 @@ def test_cut_anywhere_it_reads_what_is_whole(small: Path, tmp_path: Path) -> Non
             assert verdict.closed == (length > ends[-1])
 
 
+def test_what_a_writer_takes_back_costs_a_reader_that_alone(small: Path, tmp_path: Path) -> None:
+    """Half a record, which a full disk ended: it was there when the reader looked."""
+    copy = tmp_path / "copy"
+    shutil.copytree(small, copy)
+    (segment,) = segments(copy)
+    with SegmentFile(segment) as file:
+        rows = file.scan().rows
+        end = int(rows["offset"][2])
+        os.truncate(segment, end + 100)
+        with SegmentFile(segment) as reader:
+            os.truncate(segment, end)
+            assert reader.record(int(rows["offset"][1])).kind == "logits"
+        with SegmentFile(segment) as reader:
+            os.truncate(segment, end - 8)
+            with pytest.raises(RecordingError, match="the file was cut off"):
+                reader.record(int(rows["offset"][1]))
+        with opened(copy) as recording:
+            assert recording.flaws == ()
+
+
 def test_damage_in_the_middle_costs_only_what_is_damaged(tmp_path: Path) -> None:
     path = record(tmp_path, 5)
     (segment,) = segments(path)
@@ -291,6 +326,47 @@ def test_it_goes_on_in_a_recording_that_was_cut_off(tmp_path: Path) -> None:
     verdict = verify(path)
     assert verdict.flaws == ()
     assert verdict.closed
+
+
+def put(path: Path, row: int, head: layout.Head, json_: bytes, payload: bytes) -> None:
+    """Write another record over one of a single segment, with check sums that are right; what lies
+    behind it is gone."""
+    (segment,) = segments(path)
+    with SegmentFile(segment) as file:
+        at = int(file.scan().rows["offset"][row])
+    body = json_.ljust(layout.padded(len(json_))), payload.ljust(layout.padded(len(payload)), b"\0")
+    sizes = {"json_bytes": len(body[0]), "payload_bytes": len(payload)}
+    whole_head = replace(head, **sizes, body_crc=layout.joint_crc(body))
+    segment.write_bytes(segment.read_bytes()[:at] + layout.pack_head(whole_head) + b"".join(body))
+
+
+def head_of(path: Path, row: int) -> layout.Head:
+    with SegmentFile(segments(path)[0]) as file:
+        return file.record(int(file.scan().rows["offset"][row])).head
+
+
+@pytest.mark.parametrize("shape", [f"[0, {2**70}]", str([1] * 80), "[true, 4]"])
+def test_a_record_that_lies_about_its_shape_is_refused(tmp_path: Path, shape: str) -> None:
+    path = record(tmp_path, 1)
+    text = f'{{"fields": {{}}, "arrays": [["logits", "|u1", {shape}, 0]]}}'
+    put(path, 1, replace(head_of(path, 1), raw_bytes=8), text.encode(), bytes(8))
+    with opened(path) as recording, pytest.raises(RecordingError, match="got an array of shape"):
+        recording.at("logits", 0)
+    assert any("got an array of shape" in flaw for flaw in verify(path).flaws)
+
+
+@pytest.mark.parametrize("raw_bytes", [layout.MAX_PAYLOAD_BYTES + 8, 2**32 - 8])
+def test_a_few_bytes_that_claim_to_be_gigabytes_are_no_record(
+    tmp_path: Path, raw_bytes: int
+) -> None:
+    path = record(tmp_path, 1, compress=True)
+    data = b"\x28\xb5\x2f\xfd\xa0" + raw_bytes.to_bytes(4, "little") + b"\x01\x00\x00"
+    assert zstandard.frame_content_size(data) == raw_bytes
+    head = replace(head_of(path, 1), codec=1, raw_bytes=raw_bytes)
+    put(path, 1, head, b'{"fields": {}, "arrays": []}', data)
+    with opened(path) as recording:
+        assert len(recording.frames()) == 0
+    assert any("are no record" in flaw for flaw in verify(path).flaws)
 
 
 @pytest.mark.parametrize(

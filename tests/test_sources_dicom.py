@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import time
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +143,16 @@ class TestRealCine:
         np.testing.assert_allclose(steps, 1e9 / 240, atol=2)
 
     def test_closed_while_it_waits(self) -> None:
-        source = opened("pydicom:ybr_color")
+        source = opened("pydicom:ybr_color", realtime=True, fps=1.0 / 60)
         assert source.read(fresh) is not None
-        source.close()
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(source.read, fresh)
+            time.sleep(0.2)
+            assert not reading.done()
+            began = time.monotonic()
+            source.close()
+            assert reading.result(30) is None
+            assert time.monotonic() - began < 1.0
         source.close()
         assert source.read(fresh) is None
 

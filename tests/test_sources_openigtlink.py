@@ -73,7 +73,7 @@ def grabbed(**given: Any) -> Iterator[Grab]:
     finally:
         began = time.monotonic()
         grab.stop()
-        assert time.monotonic() - began < 2.0  # one, on a machine with nothing else to do
+        assert time.monotonic() - began < 1.0
 
 
 def frames(grab: Grab, count: int) -> list[Frame]:

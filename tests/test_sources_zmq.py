@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from stages.sources import zmq_frames
 from stages.sources.region import Region
 from stages.sources.troubles import Troubles
 from stages.sources.zmq_frames import ZmqFramesConfig, ZmqFrameSource
-from stages.wire_frames import FrameMessage, encode_frame
+from stages.wire_frames import FrameMessage, decode_frame, encode_frame
 
 SHAPE = (24, 32, 3)
 COLOURS = np.zeros((4, 4, 3), np.uint8)
@@ -169,6 +170,37 @@ def test_a_time_that_lies_ahead_is_not_believed(listening: Callable[..., Listeni
         assert at.read().captured_ns <= time.monotonic_ns()
 
 
+def test_another_hosts_clock_is_not_taken_for_this_ones() -> None:
+    """It may have booted at any time; a queue on the way shows by its Unix time."""
+    config = ZmqFramesConfig(endpoint="tcp://0.0.0.0:0", insecure_bind=True)
+    inbox = zmq_frames.FrameInbox(config)
+    ages_s = []
+    for seq, (uptime_s, unix_s) in enumerate(((-3600, 5_000), (3600, 5_010), (0, 5_011))):
+        told_ns = time.monotonic_ns() + uptime_s * 10**9
+        frame = FrameMessage(1, seq, grey(0), told_ns, unix_s * 10**9)
+        with patch("time.monotonic_ns", return_value=(100 + 12 * seq) * 10**9):
+            captured_ns = inbox._arrival(frame, memory).captured_ns
+        ages_s.append(100 + 12 * seq - captured_ns / 1e9)
+    inbox.release()
+    assert ages_s == pytest.approx([0, 2, 13], abs=0.1)
+
+
+@pytest.mark.parametrize("beyond", [False, True])
+def test_a_sender_tells_its_monotonic_clock_to_its_own_host_alone(beyond: bool) -> None:
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        port = socket.bind_to_random_port("tcp://0.0.0.0")
+        socket.subscribe(b"")
+        host = "0.0.0.0" if beyond else "127.0.0.1"  # noqa: S104 (both lead here)
+        with FrameSender(f"tcp://{host}:{port}") as sender:
+            while not sender.wait(0.01):
+                socket.poll(10)  # greets it
+            taken_ns, unix_ns = time.monotonic_ns() - 10**9, time.time_ns() - 10**9
+            sender.send(grey(0), captured_ns=taken_ns)
+            frame = decode_frame(memoryview(socket.recv()))
+    assert frame.captured_ns == (None if beyond else taken_ns)
+    assert frame.captured_unix_ns == pytest.approx(unix_ns, abs=5e8)
+
+
 class TestSequence:
     def test_what_is_missing_is_told(self, listening: Callable[..., Listening]) -> None:
         at = listening()
@@ -229,6 +261,26 @@ class TestSenders:
                     epochs.append(at.read().epoch)
         assert epochs == [0, 0, 1, 1, 2, 2]
         assert at.counts == {}
+
+    def test_one_that_restarts_with_its_old_session_is_heard_after_a_second(
+        self, listening: Callable[..., Listening], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As a program does that makes its session from its name. It does not fall silent."""
+        monkeypatch.setattr(zmq_frames, "TAKEOVER_S", 0.2)
+        at = listening()
+        with raw(at) as socket:
+            for seq in range(1_000_000, 1_000_003):
+                socket.send(message(seq))
+            assert [at.read().epoch for _ in range(3)] == [0, 0, 0]
+            deadline, seq = time.monotonic() + 10, 0
+            while at.source.inbox.read(memory, 0.01) is None:
+                assert time.monotonic() < deadline, "it is skipped for ever"
+                socket.send(message(seq))
+                seq += 1
+                time.sleep(0.005)
+            assert at.counts["out of order"] > 0
+            socket.send(message(seq))
+            assert at.read().epoch == 1
 
     def test_one_that_pauses_does_not(self, listening: Callable[..., Listening]) -> None:
         at = listening(stale_after_s=0.1)

@@ -243,6 +243,19 @@ def test_liars_that_come_and_go_between_two_looks_take_nothing_from_others(
         wait_until(lambda: publisher.peers == publisher.subscribers == 0, publisher.poll)
 
 
+def test_one_that_subscribes_again_and_again_makes_nobody_lose_results(
+    publisher: ZmqPublisher,
+) -> None:
+    """A state goes to all, through the queue that the results take."""
+    with raw_peer(publisher) as peer:
+        began, before = time.monotonic(), publisher.sent["state"].messages
+        for _ in range(40):
+            peer.sendall(words(b"\x00state/cam1\0", b"\x01state/cam1\0"))
+            settled(publisher, peer)
+        took_s = time.monotonic() - began
+        assert publisher.sent["state"].messages - before <= 2 + took_s / 0.25
+
+
 def test_as_many_prefixes_as_one_peer_may_ask_for(publisher: ZmqPublisher) -> None:
     with Subscriber(publisher.endpoint, "cam1") as healthy, zmq.Context() as context:
         connected(publisher)

@@ -54,12 +54,10 @@ class Bundle:
         return arrays + pixels + sum(map(len, self.messages)) + _BESIDE_BYTES
 
     def is_whole(self, what: Collection[What]) -> bool:
-        """Whether it has all that is to be recorded: what was submitted while the recorder was
-        paused has not."""
-        packet, looked = self.packet, self.looked
+        """Whether it has all that the frame loop was to keep: what was submitted while the recorder
+        was paused has not."""
+        looked = self.looked
         there: dict[What, object | None] = {
-            "logits": packet.logits,
-            "masks": packet.masks,
             "frames": None if looked is None else looked.pixels,
             "detections": None if looked is None else looked.boxes,
         }

@@ -55,7 +55,8 @@ class Drain(Generic[Part]):
     ) -> None:
         """``parts``: what is written of a frame."""
         self._writer, self._parts, self._ring, self._counts = writer, parts, ring, counts
-        self._lost: deque[tuple[RecorderLoss, Stamp]] = deque()  # append and popleft are atomic
+        # Its append and popleft are atomic.
+        self._lost: deque[tuple[RecorderLoss, Stamp, int]] = deque()
         self._told: str | None = None
         self._failed = False
         self._gave_up = threading.Event()
@@ -75,9 +76,10 @@ class Drain(Generic[Part]):
         )
         self._thread.start()
 
-    def lost(self, reason: RecorderLoss, stamp: Stamp) -> None:
-        """A frame that never got into the ring; it will stand in a gap record."""
-        self._lost.append((reason, stamp))
+    def lost(self, reason: RecorderLoss, stamp: Stamp, count: int = 1) -> None:
+        """A frame, or so many messages before it, that never got into the ring; they will stand in
+        a gap record."""
+        self._lost.append((reason, stamp, count))
 
     def finish(self, timeout_s: float) -> None:
         """Write what waits and close the writer; what a disk is too slow for is given up."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,13 @@ from stages.errors import RecordingError
 from stages.recorder.choice_fields import of_fields
 from stages.recorder.names import ABOUT, CLASSES, ROWS, RUN
 from stages.recorder.provenance import Provenance
+from stages.recording.damage import Damage
 from stages.recording.entries import Logits, Masks, Picture
 from stages.recording.entry import Kind, Stamp
 from stages.recording.fields import Fields
 from stages.recording.log_reader import LogRecording
 from stages.recording.reading import open_recording, recording_in
+from stages.recording.stored import StoredRecord
 
 _ASKED: Final[dict[Kind, str]] = {
     "frame": "frames",
@@ -29,6 +32,7 @@ _ASKED: Final[dict[Kind, str]] = {
     "packet": "packets",
 }
 """What `recorder.record` calls them."""
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +71,14 @@ class RecordedRun(Closing):
         if not isinstance(found, LogRecording):
             raise RecordingError(f"{path}: layout npy holds logits alone (expected layout log)")
         self.log = found
-        self.frames = tuple(_abouts(found))
-        if not self.frames:
+        try:
+            self.frames = tuple(_abouts(found))
+            if not self.frames:
+                why = f": {found.damaged[0]}" if found.damaged else " was recorded"
+                raise RecordingError(f"{path}: no frame{why}")
+        except BaseException:
             self.close()
-            raise RecordingError(f"{path}: no frame was recorded")
+            raise
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""
@@ -92,53 +100,87 @@ class RecordedRun(Closing):
         for record in self.log.records("state"):
             if record.fields.text("state") == RUN:
                 return Provenance.of(record)
+        for damage in self.damaged:
+            if damage.kind == "state" and damage.frame_id < 0:
+                raise RecordingError(f"{self.log.path}: {damage}")
         raise RecordingError(
             f"{self.log.path}: its beginning, which tells the run's configuration, is gone "
             "(expected a recording without recorder.retention)"
         )
 
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """What could not be read so far. A frame whose state record is damaged is not in `frames`;
+        of the others whatever is read raises a `RecordingError`, which names the frame."""
+        return self.log.damaged
+
+    def is_readable(self, place: int) -> bool:
+        """Whether what a frame was made of, pixels, detections and choice, can be read."""
+        try:
+            self.picture(place), self.rows(place), self.choice(place), self.geometry(place)
+        except RecordingError:
+            return False
+        return True
+
     def picture(self, place: int) -> Picture:
         """The pixels of a frame."""
-        return Picture.of(self._at("frame", place))
+        return self._read("frame", place, Picture.of)
 
     def rows(self, place: int) -> Rows:
         """What the detector gave for a frame."""
-        record = self._at("detections", place)
-        boxes, scores, class_ids, valid = (record.array(name) for name in ROWS)
-        computed = record.fields.flag("computed")
-        told = CLASSES in record.fields.arrays
-        classes = record.array(CLASSES).astype(np.bool_) if told else None
-        return Rows(boxes, scores, class_ids, valid.astype(np.bool_), computed, classes)
+        return self._read("detections", place, _rows)
 
     def logits(self, place: int) -> Logits | None:
         """None where they were not recorded."""
         has = len(self.log.frames("logits"))
-        return Logits.of(self._at("logits", place)) if has else None
+        return self._read("logits", place, Logits.of) if has else None
 
     def masks(self, place: int) -> Masks | None:
         """None where they were not recorded."""
         has = len(self.log.frames("masks"))
-        return Masks.of(self._at("masks", place)) if has else None
+        return self._read("masks", place, Masks.of) if has else None
 
     def choice(self, place: int) -> Choice | None:
         """What the host chose for a frame; None where there was no choice, or none is recorded."""
-        record = self._at("state", place)
-        told = _told(record.fields)
-        if told.absent("choice"):
-            return None
-        arrays = {name: record.array(name) for name in record.fields.arrays}
-        return of_fields(Fields(told.mapping("choice"), record.where), record.where, arrays)
+        return self._read("state", place, _choice)
 
     def geometry(self, place: int) -> tuple[tuple[float, float] | None, NDArray[np.float64] | None]:
         """Millimetres a pixel, (y, x), and the (4, 4) pose."""
-        told = _told(self._at("state", place).fields)
-        spacing = None if told.absent("spacing_mm") else told.numbers("spacing_mm", 2)
-        pose = None if told.absent("pose") else np.array(told.numbers("pose", 16)).reshape(4, 4)
-        return None if spacing is None else (spacing[0], spacing[1]), pose
+        return self._read("state", place, _geometry)
 
-    def _at(self, kind: Kind, place: int) -> Any:  # noqa: ANN401 (a StoredRecord)
+    def _read(self, kind: Kind, place: int, of: Callable[[StoredRecord], _Entry]) -> _Entry:
         stamp = self.frames[place].stamp
-        return self.log.at(kind, stamp.frame_id, stamp.epoch)
+        try:
+            return of(self.log.at(kind, stamp.frame_id, stamp.epoch))
+        except RecordingError as error:
+            damage = Damage(kind, stamp.epoch, stamp.frame_id, str(error))
+            self.log.note(damage)
+            raise RecordingError(f"{self.log.path}: {damage}") from error
+
+
+def _rows(record: StoredRecord) -> Rows:
+    boxes, scores, class_ids, valid = (record.array(name) for name in ROWS)
+    computed = record.fields.flag("computed")
+    told = CLASSES in record.fields.arrays
+    classes = record.array(CLASSES).astype(np.bool_) if told else None
+    return Rows(boxes, scores, class_ids, valid.astype(np.bool_), computed, classes)
+
+
+def _choice(record: StoredRecord) -> Choice | None:
+    told = _told(record.fields)
+    if told.absent("choice"):
+        return None
+    arrays = {name: record.array(name) for name in record.fields.arrays}
+    return of_fields(Fields(told.mapping("choice"), record.where), record.where, arrays)
+
+
+def _geometry(
+    record: StoredRecord,
+) -> tuple[tuple[float, float] | None, NDArray[np.float64] | None]:
+    told = _told(record.fields)
+    spacing = None if told.absent("spacing_mm") else told.numbers("spacing_mm", 2)
+    pose = None if told.absent("pose") else np.array(told.numbers("pose", 16)).reshape(4, 4)
+    return None if spacing is None else (spacing[0], spacing[1]), pose
 
 
 def _abouts(log: LogRecording) -> list[About]:

@@ -10,6 +10,7 @@ each byte and a second interpreter. The thread's work (conversion, check sums, c
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Final
 from kpi.edge_events import RecorderLoss
 from stages.errors import RecordingError
 from stages.packets import HostPacket
-from stages.recorder.bundle import Bundle
+from stages.recorder.bundle import Bundle, stamp_of
 from stages.recorder.config import RecorderConfig
 from stages.recorder.counts import Counts
 from stages.recorder.drain import Drain, Writer
@@ -27,14 +28,14 @@ from stages.recorder.meter import RecorderMeter
 from stages.recorder.report import RecorderReport
 from stages.recorder.ring import Ring
 from stages.recording.entries import VideoLogits
-from stages.recording.entry import Entry
+from stages.recording.entry import Entry, Stamp
 from stages.wire_envelope import Kind
 
 _BLOCK_S: Final = 2.0
 """Policy `block` waits for room so long: a disk that hangs must not stop the run for ever, nor have
 it taken for one that hangs."""
 _MESSAGES: Final = 64
-"""Messages that may wait for the next frame."""
+"""Messages that may wait for the next frame; of more the oldest are lost, and stand in its gap."""
 _DRAIN_S: Final = 10.0
 """For what waits to be written at the end."""
 
@@ -51,7 +52,8 @@ class Recorder:
         self._wants = masks, logits
         self._counts = Counts()
         self._ring: Ring[Bundle] = Ring(config.ring_bytes)
-        self._messages: list[bytes] = []
+        self._messages: deque[bytes] = deque(maxlen=_MESSAGES)
+        self._overrun = 0
         self._meter = RecorderMeter(self._counts)
         self._drain: Drain[Entry] | Drain[VideoLogits] | None = None
         self._path = ""
@@ -77,20 +79,36 @@ class Recorder:
     def published(self, kind: Kind, message: bytes) -> None:
         """A message as it goes out; recorded with the frame it comes before. Egress."""
         if "packets" in self.config.record and kind in ("result", "state"):
+            self._overrun += len(self._messages) == _MESSAGES
             self._messages.append(message)
-            del self._messages[:-_MESSAGES]
 
     def write(self, packet: HostPacket) -> None:
         """Offer one frame. Raises `RecordingError` where it is lost and the policy is `stop`."""
         info = packet.info
         looked = self.looks.seen(info.epoch, info.frame_id)
-        messages, self._messages = tuple(self._messages), []
-        bundle = Bundle(self._counts.offer(), self._kept(packet), looked, messages)
-        reason = self._refusal(bundle)
+        bundle = Bundle(
+            self._counts.offer(), self._kept(packet), looked, self._taken(stamp_of(packet.info))
+        )
+        reason = "paused" if self._lacks(packet) else self._refusal(bundle)
         if reason is not None:
             self._counts.drop(reason)
             self._opened.lost(reason, bundle.stamp)
         self._stop_where_lost()
+
+    def _taken(self, stamp: Stamp) -> tuple[bytes, ...]:
+        """The messages that waited for a frame."""
+        if self._overrun:
+            self._opened.lost("ring", stamp, self._overrun)
+        messages = tuple(self._messages)
+        self._messages.clear()
+        self._overrun = 0
+        return messages
+
+    def _lacks(self, packet: HostPacket) -> bool:
+        """Whether a packet has not what was to be recorded, be it in its message alone: it was
+        submitted while the recorder was paused."""
+        masks, logits = self._wants
+        return (masks and packet.masks is None) or (logits and packet.logits is None)
 
     def _refusal(self, bundle: Bundle) -> RecorderLoss | None:
         """Why a frame cannot wait to be written; None where it does."""

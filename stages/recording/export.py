@@ -51,7 +51,13 @@ def export_npy(
                 f"{path}: frame {twice[0]} lies in more than one epoch, and the npy layout has one "
                 "file a number"
             )
-        manifest = replace(recording.manifest, layout="npy", logits_dtype="float32")
+        kept = recording.manifest.logits_dtype
+        manifest = replace(
+            recording.manifest,
+            layout="npy",
+            logits_dtype="float32",
+            exported_from=None if kept == "float32" else kept,
+        )
         writer = create_npy(out, manifest)
         try:
             left_out = _copy(recording, writer, each)

@@ -142,12 +142,15 @@ def pack_head(head: Head) -> bytes:
 
 
 def read_head(raw: bytes) -> Head | None:
-    """None where these are not the 80 bytes of a record's head, as they were written."""
+    """None where these are not the 80 bytes of a record's head, as they were written, or tell of
+    more than a record may hold."""
     if len(raw) != HEAD_BYTES or not raw.startswith(RECORD_MAGIC) or not _is_sealed(raw):
         return None
     _, kind, codec, pass_index, segment, *lengths, _ = _HEAD.unpack(raw)
     json_bytes, payload, raw_bytes, seq, epoch, frame, captured, unix, written, crc = lengths
     if kind >= len(KINDS) or codec >= len(CODECS):  # of a newer version
+        return None
+    if json_bytes > MAX_JSON_BYTES or max(payload, raw_bytes) > MAX_PAYLOAD_BYTES:
         return None
     stamp = Stamp(epoch, frame, captured, unix, pass_index)
     sizes = (json_bytes, payload, raw_bytes)

@@ -14,6 +14,7 @@ import numpy as np
 from stages.closing import Closing
 from stages.errors import RecordingError
 from stages.recording import manifest as manifests
+from stages.recording.damage import Damage
 from stages.recording.entries import Gap, Logits, Masks
 from stages.recording.entry import KINDS, Kind
 from stages.recording.frame_index import FrameIndex
@@ -30,23 +31,38 @@ _PLACE_BITS: Final = 32
 
 class LogRecording(Closing):
     """Opened with `stages.recording.reading.open_recording`. Shows what was there then; what is
-    damaged is left out and told in `flaws`."""
+    damaged is left out and told: in `flaws` where that shows without reading the records, else in
+    `damaged`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files: OrderedDict[int, SegmentFile] = OrderedDict()
         self.flaws: tuple[str, ...] = ()
+        self._damaged: dict[Damage, None] = {}  # a set that keeps their order
         self.tables: dict[int, Table] = {}
-        for number in segment_numbers(path):
-            self._read_table(number)
-        self.numbers = tuple(self.tables)
-        self.manifest = self._manifest()
+        try:
+            for number in segment_numbers(path):
+                self._read_table(number)
+            self.numbers = tuple(self.tables)
+            self.manifest = self._manifest()
+        except BaseException:
+            self.close()
+            raise
         self._indices: dict[Kind, FrameIndex] = {}
 
     def close(self) -> None:
         """Arrays that were given out stay valid."""
         while self._files:
             self._files.popitem()[1].close()
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """What could not be read when somebody wanted to, so far."""
+        return tuple(self._damaged)
+
+    def note(self, damage: Damage) -> None:
+        """Add to `damaged`."""
+        self._damaged[damage] = None
 
     def frames(self, kind: Kind = "logits") -> FrameIndex:
         """The frames that have an entry of ``kind``, in order: by epoch, then by number."""
@@ -73,15 +89,16 @@ class LogRecording(Closing):
 
     def records(self, *kinds: Kind) -> Iterator[StoredRecord]:
         """Every whole record of these kinds (without any: of all kinds), in the order in which
-        they were written; damaged ones are left out (`stages.recording.verify` tells them)."""
+        they were written; damaged ones are left out, and stand in `damaged` then."""
         wanted = [KINDS.index(kind) for kind in kinds or KINDS]
         for number in self.numbers:
             rows = self.tables[number].rows
             for row in np.flatnonzero(np.isin(rows["kind"], wanted)):
                 try:
                     yield self._record(number, int(row))
-                except RecordingError:
-                    continue
+                except RecordingError as error:
+                    kind, frame = KINDS[rows["kind"][row]], int(rows["frame_id"][row])
+                    self.note(Damage(kind, int(rows["epoch"][row]), frame, str(error)))
 
     def gaps(self) -> tuple[Gap, ...]:
         """What was offered and not written, in the order in which it was told."""

@@ -21,6 +21,7 @@ FORMAT: Final = "maskstream recording"
 SCHEMA: Final = 1
 MAX_BYTES: Final = 1 << 20
 
+_DTYPES: Final = ("float32", "float16", "int8")
 Layout = Literal["log", "npy"]
 
 
@@ -55,6 +56,10 @@ class Manifest:
     recorded: tuple[Kind, ...] = ("logits",)
     """What of the run was asked to be recorded."""
     logits_dtype: LogitsDtype = "float32"
+    exported_from: LogitsDtype | None = None
+    """In which dtype the logits were kept before, where these are an export of fewer bits."""
+    cleaning: tuple[str, ...] = ()
+    """Settings of the segmenter by which the logits were changed after the model gave them."""
     recording_id: str = field(default_factory=lambda: secrets.token_hex(16))
     """32 hexadecimal digits."""
     created_unix_ns: int = field(default_factory=time.time_ns)
@@ -96,7 +101,9 @@ def _manifest(told: Fields) -> Manifest:
             *(shape.flag(name) for name in ("align_corners", "antialias", "non_overlapping")),
         ),
         recorded=_kinds(told),
-        logits_dtype=_one_of(told, "logits_dtype", ("float32", "float16", "int8")),
+        logits_dtype=_one_of(told, "logits_dtype", _DTYPES),
+        exported_from=_one_of_or_none(told, "exported_from", _DTYPES),
+        cleaning=() if told.absent("cleaning") else told.texts("cleaning"),
         recording_id=told.text("recording_id"),
         created_unix_ns=told.integer("created_unix_ns"),
     )
@@ -114,6 +121,10 @@ def _one_of(told: Fields, name: str, choices: tuple[str, ...]) -> Any:  # noqa: 
     if value not in choices:
         raise told.misfit(name, " or ".join(choices))
     return cast(Any, value)
+
+
+def _one_of_or_none(told: Fields, name: str, choices: tuple[str, ...]) -> Any:  # noqa: ANN401
+    return None if told.absent(name) else _one_of(told, name, choices)
 
 
 def load(folder: Path) -> Manifest:

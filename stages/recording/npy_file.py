@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import RecordingError
+from stages.recording.shaped import shaped
 
 _MAX_HEADER: Final = 10_000
 """Characters of a header, as many as numpy itself takes."""
@@ -50,7 +51,7 @@ def read_npy(path: Path) -> NDArray[Any]:
             )
         data: Any = mmap.mmap(fd, size, access=mmap.ACCESS_READ) if count else b""
     values: NDArray[Any] = np.frombuffer(data, dtype, count, start if count else 0)
-    return values.reshape(shape, order="F" if fortran else "C")
+    return shaped(values, shape, str(path), "F" if fortran else "C")
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:  # noqa: ANN401 (numpy's)

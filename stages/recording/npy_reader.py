@@ -115,7 +115,7 @@ class NpyRecording(Closing):
         except OSError as error:
             self.flaws += (f"{INDEX}: cannot be read: {error.strerror}",)
             return
-        if lines and not lines[-1].endswith(b"\n"):
+        if lines and _is_torn(lines[-1]):
             self.torn_bytes = len(lines.pop())
         for number, line in enumerate(lines):
             where = f"{INDEX} line {number + 1}"
@@ -138,3 +138,14 @@ class NpyRecording(Closing):
             indexed[stamp.frame_id] = (*indexed.get(stamp.frame_id, ()), frame)
         elif kind == "gap":
             self._gaps += (Gap.of(told),)
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether its writer was killed before its end: what lies behind a whole line was damaged."""
+    if line.endswith(b"\n"):
+        return False
+    try:
+        unsealed(line[:-1] + b"\n", INDEX)
+    except RecordingError:
+        return True
+    return False

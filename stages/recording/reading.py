@@ -20,9 +20,9 @@ def recording_in(path: Path) -> Path:
     """The recording at ``path``: itself, or the only one in the folder of a run or of a clip's
     results. Raises `RecordingError` for a folder of several."""
     inside = path / IN_RUN
-    if inside.is_dir():
-        return inside
     try:
+        if inside.is_dir():
+            return inside
         found = sorted(entry for entry in (path / PREDICTIONS).iterdir() if entry.is_dir())
     except OSError:
         return path

@@ -80,7 +80,10 @@ class SegmentFile(Closing):
         head = self._head_at(at)
         if head is None or at + head.nbytes > self.nbytes:
             raise RecordingError(f"{where}: no whole record")
-        return StoredRecord.read(head, self._mapped(at + HEAD_BYTES, head.body_bytes), where)
+        body = self._mapped(at + HEAD_BYTES, head.body_bytes)
+        if len(body) < head.body_bytes:
+            raise RecordingError(f"{where}: no whole record any more: the file was cut off")
+        return StoredRecord.read(head, body, where)
 
     def table(self) -> Table:
         """From the index, or from the records themselves where that is missing or damaged."""
@@ -159,10 +162,16 @@ class SegmentFile(Closing):
             raise RecordingError(f"{self.path}: cannot be read: {error.strerror}") from error
 
     def _mapped(self, at: int, nbytes: int) -> memoryview:
-        if nbytes == 0:
+        """Less where the file has become shorter: its writer takes back what it could not write to
+        the end."""
+        size = os.fstat(self._fd).st_size
+        if nbytes == 0 or at + nbytes > size:
             return memoryview(b"")
         if self._map is None or len(self._map) < at + nbytes:
-            self._map = mmap.mmap(self._fd, self.nbytes, access=mmap.ACCESS_READ)
+            try:
+                self._map = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
+            except (ValueError, OSError) as error:  # it may have been cut off just now
+                raise RecordingError(f"{self.path}: cannot be mapped: {error}") from None
         return memoryview(self._map)[at : at + nbytes]
 
 

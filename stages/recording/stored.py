@@ -16,6 +16,7 @@ from stages.recording.encode import DTYPES, parse_json
 from stages.recording.entry import Json, Kind, Stamp
 from stages.recording.fields import Fields
 from stages.recording.layout import CODECS, Head, joint_crc
+from stages.recording.shaped import shaped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +74,7 @@ def _arrays(
                 and all(isinstance(length, int) and length >= 0 for length in shape)
                 and 0 <= at <= len(data) - math.prod(shape) * np.dtype(dtype).itemsize
             ):
-                yield name, np.frombuffer(data, dtype, math.prod(shape), at).reshape(shape)
+                yield name, shaped(np.frombuffer(data, dtype, math.prod(shape), at), shape, where)
             case _:
                 raise RecordingError(
                     f"{where}: array {item!r:.120} does not fit in {len(data)} bytes"

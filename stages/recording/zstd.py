@@ -28,7 +28,7 @@ def decompress(data: bytes | memoryview, nbytes: int, where: str) -> bytes:
         if module.frame_content_size(data) != nbytes:
             raise RecordingError(f"{where}: zstd: not of {nbytes} bytes")
         raw: bytes = module.ZstdDecompressor().decompress(data, max_output_size=nbytes)
-    except module.ZstdError as error:
+    except (module.ZstdError, MemoryError) as error:
         raise RecordingError(f"{where}: zstd: {error}") from None
     return raw
 

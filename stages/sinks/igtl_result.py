@@ -88,11 +88,10 @@ class ResultMessages:
         xyz: tuple[float, float, float],
     ) -> Point:
         name = f"{packet.object_ids[row]}{suffix}"
-        return Point(name, self._class_name(packet, row), _colour(int(labels[row])), xyz)
+        return Point(name, self._called(packet, row), _colour(int(labels[row])), xyz)
 
-    def _class_name(self, packet: HostPacket, row: int) -> str:
-        class_id = int(packet.class_ids[row])
-        return self._class_names[class_id] if 0 <= class_id < len(self._class_names) else ""
+    def _called(self, packet: HostPacket, row: int) -> str:
+        return packet.label(row, self._class_names) or ""
 
     def _metadata(self, packet: HostPacket, labels: NDArray[np.uint8]) -> dict[str, str]:
         info = packet.info
@@ -100,7 +99,7 @@ class ResultMessages:
             {
                 "label": int(labels[row]),
                 "object_id": int(packet.object_ids[row]),
-                "class": self._class_name(packet, row),
+                "class": self._called(packet, row),
                 "presence": round(float(packet.presence[row]), 3),
                 "mask_age_frames": int(packet.mask_age_frames[row]),
             }

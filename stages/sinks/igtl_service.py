@@ -14,10 +14,11 @@ from kpi.edge_events import SubscriberState
 from kpi.emit import emit
 from kpi.events import ErrorRaised
 from stages.packets import HostPacket
+from stages.sinks.announced import Announced
 from stages.sinks.igtl_clients import Clients
 from stages.sinks.igtl_encode import Envelope, Version
 from stages.sinks.igtl_result import ResultMessages
-from stages.sinks.igtl_states import StreamState, Told
+from stages.sinks.igtl_states import Told, told
 from stages.sinks.newest import Newest
 from stages.sources.troubles import Troubles
 
@@ -39,7 +40,7 @@ class Service:
         room: int,
         source_id: str,
         messages: ResultMessages,
-        state: StreamState,
+        announced: Announced,
         status: tuple[str, Version],
     ) -> None:
         """``room``: how many are let in. ``status``: device name and version of STATUS."""
@@ -48,7 +49,7 @@ class Service:
         self.messages = messages
         self._topic = f"openigtlink/{source_id}"
         self._status_device, self._version = status
-        self._state = state
+        self._announced = announced
         self._made: Newest[bytes | Exception] = Newest()
         self._clients = Clients(door, room, self.troubles)
         self._closing = threading.Event()
@@ -104,21 +105,21 @@ class Service:
             self._tell_clients()
 
     def _serve(self) -> None:
-        told: Told | None = None
+        said: Told | None = None
         due_s = 0.0
         while not self._closing.is_set():
             came = self._clients.wait(_LOOK_S)
             self._send_result()
-            now, now_s = self._state.now(), time.monotonic()
-            if now != told or now_s >= due_s:
-                told, due_s = now, now_s + STATUS_EVERY_S
+            now, now_s = told(self._announced), time.monotonic()
+            if now != said or now_s >= due_s:
+                said, due_s = now, now_s + STATUS_EVERY_S
                 self._clients.offer("status", self._status(now))
             elif came:
                 self._clients.offer("status", self._status(now), came)
             if now_s - self._told_clients_s >= _TOLD_EVERY_S:
                 self._tell_clients()
         self._send_result()
-        self._clients.offer("status", self._status(self._state.now()))
+        self._clients.offer("status", self._status(told(self._announced)))
 
     def _send_result(self) -> None:
         made = self._made.take(wait=False)
@@ -129,9 +130,9 @@ class Service:
         elif made is not None:
             self._clients.offer("result", made)
 
-    def _status(self, told: Told) -> bytes:
+    def _status(self, state: Told) -> bytes:
         envelope = Envelope(self._version, time.time_ns())
-        return envelope.around("STATUS", self._status_device, told.content)
+        return envelope.around("STATUS", self._status_device, state.content)
 
     def _tell_clients(self) -> None:
         self._told_clients_s = time.monotonic()

@@ -6,6 +6,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Final
 
 from pydantic import Field, model_validator
@@ -16,10 +17,10 @@ from stages.base import Section
 from stages.errors import MaskstreamError
 from stages.loopback import is_loopback
 from stages.packets import HostPacket
+from stages.sinks.announced import Announced
 from stages.sinks.igtl_encode import Version
 from stages.sinks.igtl_result import Names, ResultMessages
 from stages.sinks.igtl_service import Service
-from stages.sinks.igtl_states import StreamState
 
 _BACKLOG: Final = 128
 
@@ -54,7 +55,8 @@ class OpenIGTLinkServerConfig(Section):
     receiver with an old library, as Debian ships it, cannot read."""
     max_clients: int = Field(default=8, ge=1, le=64)
     stale_after_s: float = Field(default=1.5, ge=0.1, le=60)
-    """Without a result for so long, receivers are told that the masks are old."""
+    """Where a result is older, or none comes for so long, receivers are told that the masks are
+    old."""
 
     @model_validator(mode="after")
     def _usable(self) -> OpenIGTLinkServerConfig:
@@ -95,7 +97,7 @@ class OpenIGTLinkServer:
     ) -> None:
         """Listen. Raises `OpenIGTLinkOutError` where the address cannot be listened on."""
         names = Names(config.image, config.centroids, config.boxes)
-        self._state = StreamState(config.stale_after_s)
+        self._announced = Announced(config.stale_after_s, config.stale_after_s)
         self._door = _listening(config)
         self.endpoint = _endpoint(config.host, self._door)
         """What was bound, with the port in numbers."""
@@ -106,7 +108,7 @@ class OpenIGTLinkServer:
             config.max_clients,
             source_id,
             ResultMessages(names, class_names, config.version),
-            self._state,
+            self._announced,
             (config.status, config.version),
         )
 
@@ -127,14 +129,15 @@ class OpenIGTLinkServer:
 
     def announce(self, state: SourceState, epoch: int) -> None:
         """What the source says of itself, from any thread; nothing follows `ended` or `failed`."""
-        self._state.announce(state)
+        self._announced.set(state, epoch)
         self._service.wake()
 
     def write(self, packet: HostPacket) -> None:
-        """Hand over one packet; one without masks says only that results come."""
-        self._state.result(packet)
+        """Hand over one packet; one without masks says only that results come. It says that it is
+        stale where it is too old, or of an epoch before the one last announced."""
+        info = replace(packet.info, stale=self._announced.result(packet.info))
         if packet.masks is not None and self.wants_masks:
-            self._service.packets.put(packet)
+            self._service.packets.put(replace(packet, info=info))
 
     def poll(self) -> None:
         """Begin to serve; see who is there."""
@@ -143,7 +146,7 @@ class OpenIGTLinkServer:
 
     def close(self) -> None:
         """Say that the stream has ended, deliver what waits for 0.3 s at most, hang up."""
-        self._state.announce("ended")
+        self._announced.set("ended", self._announced.now.epoch)
         self._service.close()
         self._door.close()
 

@@ -12,11 +12,11 @@ import zmq
 from stages.curve import Reach
 from stages.local_sockets import bound, endpoint_of
 from stages.peers import Peers
+from stages.sinks.announced import StateClock
 from stages.sinks.subscriptions import Subscriptions
 from stages.wire import encode_state
 from stages.wire_replay import STATE, Replayed
 
-_STATE_EVERY_S: Final = 1.0
 _POLL_MS: Final = 50
 _LAST_STATE_AGAIN_S: Final = (0.0, 0.02, 0.08, 0.2)
 _LINGER_MS: Final = 500
@@ -46,7 +46,7 @@ class ReplaySocket:
         self._source_id, self._class_names = source_id, tuple(class_names)
         self._patience_s = patience_s
         self._epoch, self._last_seq, self._run = 0, -1, run
-        self._state_due = 0.0
+        self._clock = StateClock()
         self._context = zmq.Context()
         options = {
             zmq.XPUB_VERBOSER: 1,
@@ -78,7 +78,7 @@ class ReplaySocket:
             left_ms = max(0, round((until - time.monotonic()) * 1000))
             self._socket.poll(min(left_ms, _POLL_MS))
             joined = self._subscriptions.read()
-            if "state" in joined or time.monotonic() >= self._state_due:
+            if self._clock.is_due("state" in joined):
                 self._say(STATE)
             if time.monotonic() >= until:
                 return
@@ -117,7 +117,7 @@ class ReplaySocket:
 
     def _say(self, state: str) -> None:
         """Once, if there is room."""
-        self._state_due = time.monotonic() + _STATE_EVERY_S
+        self._clock.said()
         with suppress(zmq.Again):
             self._socket.send(self._state(state), zmq.NOBLOCK)
 

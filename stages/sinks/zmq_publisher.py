@@ -18,16 +18,17 @@ from stages.local_sockets import BindError, bound, endpoint_of
 from stages.packets import HostPacket
 from stages.patience import patient_threads
 from stages.peers import Peers
-from stages.sinks.announced import Announced, State
+from stages.sinks.announced import Announced, State, StateClock
 from stages.sinks.outbox import Outbox, Sent
 from stages.sinks.subscriptions import KINDS, Subscriptions
 from stages.wire import Encoding, WireError, decode, encode_result, encode_state
 from stages.wire_envelope import Kind
 
-STATE_EVERY_S = 1.0
 LAST_STATE_AGAIN_S = (0.01, 0.02, 0.04, 0.08, 0.16)
 MAX_INBOUND_BYTES = 1024
 """Subscribers send nothing but subscriptions."""
+LATE_AFTER_S = 1.5
+"""Without a result; within the two seconds that docs/wire.md promises."""
 ROOM_BYTES = 16 << 20
 """See `Peers`."""
 
@@ -48,7 +49,8 @@ class ZmqPublisherConfig(Reach):
     """How masks are sent: `bits` (1 a pixel, cut to the object), `rle` (run lengths, COCO's),
     `logits` (low-resolution float32 instead of masks), or `none`."""
     stale_after_s: float = Field(default=1.0, gt=0, le=60)
-    """A result that is older when it is published says that it is stale."""
+    """A result that is older when it is published says that it is stale; and where none comes for
+    so long, 1.5 s at least, while pictures do, the state says so."""
     linger_ms: int = Field(default=500, ge=0, le=10_000)
     """How long `close` may go on delivering."""
     expect_subscribers: int = Field(default=0, ge=0, le=1000)
@@ -79,10 +81,11 @@ class ZmqPublisher:
         self._source_id = source_id
         self._class_names = class_names
         self._mask_threshold = mask_threshold
-        self._announced = Announced()
+        stale_after_s = config.stale_after_s
+        self._announced = Announced(stale_after_s, max(LATE_AFTER_S, stale_after_s))
         self._sent: State | None = None
         self._told_names: tuple[str, ...] = ()
-        self._state_due = 0.0
+        self._clock = StateClock()
         self._seq = 0
         self._run = secrets.randbits(52)
         self._outbox = Outbox()
@@ -147,8 +150,6 @@ class ZmqPublisher:
         """Publish one packet, with its masks where it carries them and the configuration does not
         say `none`. It says that it is stale where it is too old, or of an epoch before the one last
         announced. Raises `WireError` where its header outgrows what a reader accepts."""
-        epoch = self._announced.raised(packet.info.epoch)
-        age_ns = time.monotonic_ns() - packet.info.captured_ns
         message = encode_result(
             packet,
             self._seq,
@@ -156,20 +157,20 @@ class ZmqPublisher:
             self._encoding(packet),
             threshold=self._mask_threshold,
             run=self._run,
-            stale=packet.info.epoch < epoch or age_ns > self._config.stale_after_s * 1e9,
+            stale=self._announced.result(packet.info),
         )
         self._seq += 1
         self._send("result", message)
 
     def poll(self) -> None:
-        """Take in who came and went; send the state when it, or what class ids mean, changed, to a
-        late joiner, and every second."""
+        """Take in who came and went; send the state when it, or what class ids mean, changed, every
+        second, and to late joiners, four times a second at most."""
         joined = self._subscriptions.read()
         listened, masks = self.wants("result"), self._config.masks
         self.wants_masks = listened and masks in ("bits", "rle")
         self.wants_logits = listened and masks == "logits"
-        new = self._announced.now != self._sent or tuple(self._class_names) != self._told_names
-        if "state" in joined or new or time.monotonic() >= self._state_due:
+        new = self._state() != self._sent or tuple(self._class_names) != self._told_names
+        if self._clock.is_due("state" in joined) or new:
             self._send_state()
         for kind, message in self._outbox.take():
             self._send(kind, message)
@@ -204,9 +205,14 @@ class ZmqPublisher:
             self.copied_to(kind, message)
 
     def _send_state(self) -> None:
-        self._sent, self._told_names = self._announced.now, tuple(self._class_names)
-        self._state_due = time.monotonic() + STATE_EVERY_S
+        self._sent, self._told_names = self._state(), tuple(self._class_names)
+        self._clock.said()
         self._send("state", self._encode_state(self._sent))
+
+    def _state(self) -> State:
+        """As it is sent: a stream whose frames are stuck in the run is stale, too."""
+        now = self._announced.now
+        return State("stale", now.epoch) if self._announced.stuck else now
 
     def _encode_state(self, now: State) -> bytes:
         last_seq = self._seq - 1 if self._seq else None

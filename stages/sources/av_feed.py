@@ -14,6 +14,7 @@ whatever the server does.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import closing
@@ -26,8 +27,9 @@ from stages.base import Buffer
 from stages.sources.av_open import Address, IoLimits
 from stages.sources.av_packets import packets
 from stages.sources.av_pictures import PictureWriter, Taken, described, reason
-from stages.sources.av_times import PacketTimes, Times, stamp_ns
+from stages.sources.av_times import PacketTimes, Times, sending_ns, stamp_ns
 from stages.sources.feed import Arrival, FeedError
+from stages.sources.lag import BurstWatch
 from stages.sources.region import Region, placed, window_in
 from stages.sources.troubles import Troubles
 
@@ -66,11 +68,12 @@ class AvFeed:
     """A `Feed`; see Note [Why a thread, and how it ends].
 
     Pictures begin with a keyframe, and again with one after a picture of which something is
-    missing, so that nothing is shown that only half arrived. What is not shown is counted in
-    ``troubles``: `damaged`, what does not decode or only in part; `skipped`, what came while a
-    keyframe was waited for; `lost`, the oldest pictures of a reader that falls behind. ``turns``
-    and ``troubles``: shared by all feeds of a source. ``taker`` None: pictures are converted on
-    the host.
+    missing, so that nothing is shown that only half arrived. Where FFmpeg looks at the stream to
+    see what it is (no ``address.format``), what it read meanwhile is old, and decoded without being
+    shown (see `BurstWatch`). What is not shown is counted in ``troubles``: `damaged`, what does not
+    decode or only in part; `skipped`, what came while a keyframe was waited for, or is old; `lost`,
+    the oldest pictures of a reader that falls behind. ``turns`` and ``troubles``: shared by all
+    feeds of a source. ``taker`` None: pictures are converted on the host.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -98,10 +101,13 @@ class AvFeed:
         self._roi = roi
         self._taker = PictureWriter(source_id) if taker is None else taker
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
+        self._burst = BurstWatch(is_over=address.format is not None or max_lag_s is None)
         self._decoded: deque[_Decoded] = deque()
         self._changed = threading.Condition()
         self._over: FeedError | None = None
         self._stop = threading.Event()
+        self.answered = False
+        """Whether a packet came."""
         self.description: str | None = None
         """Codec, pixel format, matrix and range, once there was a picture."""
         run = copy_context().run
@@ -163,6 +169,8 @@ class AvFeed:
     def _follow(self, coming: Iterable[Packet[VideoStream]]) -> None:
         keyframe_seen = False
         for packet in coming:
+            self.answered = True
+            self._burst.see(time.monotonic_ns(), sending_ns(packet))
             keyframe_seen |= packet.is_keyframe
             if not packet.size:
                 continue
@@ -183,7 +191,10 @@ class AvFeed:
                     continue
                 if self.description is None:
                     self.description = f"{packet.stream.codec_context.name}, {described(picture)}"
-                self._hand_over(picture)
+                if self._burst.is_over:
+                    self._hand_over(picture)
+                else:
+                    self._troubles.count("skipped")
 
     def _hand_over(self, picture: VideoFrame) -> None:
         decoded = _Decoded(picture, self._times.of(picture))

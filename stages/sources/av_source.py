@@ -13,6 +13,7 @@ from stages.sources.troubles import Troubles
 if TYPE_CHECKING:
     from stages.sources.av_feed import AvFeed
     from stages.sources.feed import Feed
+    from stages.sources.second_try import SecondTry
 
 
 class AvSource(LiveSource, ABC):
@@ -25,7 +26,7 @@ class AvSource(LiveSource, ABC):
         self.troubles = Troubles(config.source_id)
         """Pictures that came and are not shown, counted (see `AvFeed`)."""
         self._turns = threading.Semaphore(TURNS)
-        self._newest: AvFeed | None = None
+        self._newest: AvFeed | SecondTry | None = None
 
     @property
     def description(self) -> str:

@@ -6,16 +6,13 @@ import struct
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from stages.sources.feed import FeedError
-from stages.sources.lag import LagWatch
+from stages.sources.lag import LagLimit
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-_LATE_FOR_S: Final = 5.0
-"""A stream that is late for so long does not catch up by itself."""
 _WAITED_FOR: Final = ("h264", "hevc", "mpeg4")
 """Codecs whose packets do not tell where a picture ends."""
 _LONGEST_PERIOD_NS: Final = 1_000_000_000
@@ -36,17 +33,15 @@ class PacketTimes:
 
     A picture counts as captured when its packet arrived, less the time from the picture to the
     one before where FFmpeg waits for the beginning of the next (`_WAITED_FOR`), and less how late
-    that was by the sender's clock (see `LagWatch`), so that a queue on the way shows as age; never
+    that was by the sender's clock (see `LagLimit`), so that a queue on the way shows as age; never
     before the one before it. ``max_lag_s`` None: nothing is late. Unix time is the sender's, where
     its RTCP reports tell it. ``monotonic_stamps``: stamps are those of this machine's monotonic
     clock, and are the time of capture, where they are not older than 10 s.
     """
 
     def __init__(self, max_lag_s: float | None, monotonic_stamps: bool = False) -> None:
-        self._max_lag_s = max_lag_s
         self._monotonic_stamps = monotonic_stamps
-        self._lag = LagWatch()
-        self._late_since_ns: int | None = None
+        self._lag = LagLimit(max_lag_s)
         self._times: dict[int | None, Times] = {}
         self._sent_ns: int | None = None
         self._captured_ns = 0
@@ -55,8 +50,8 @@ class PacketTimes:
         """A packet has just arrived; raises `FeedError` where the stream stays too late."""
         arrived_ns, lag_ns = time.monotonic_ns(), 0
         sent_ns = stamp_ns(packet)
-        if sent_ns is not None and self._max_lag_s is not None:
-            lag_ns = self._lag_ns(arrived_ns, sent_ns, self._max_lag_s)
+        if sent_ns is not None:
+            lag_ns = self._lag.lag_ns(arrived_ns, sent_ns)
         captured_ns = arrived_ns - lag_ns - self._period_ns(packet, sent_ns)
         if self._monotonic_stamps and sent_ns is not None:
             believed = 0 <= arrived_ns - sent_ns < _OLDEST_NS  # some drivers stamp otherwise
@@ -78,25 +73,19 @@ class PacketTimes:
             return 0
         return min(max(sent_ns - before, 0), _LONGEST_PERIOD_NS)
 
-    def _lag_ns(self, arrived_ns: int, sent_ns: int, max_lag_s: float) -> int:
-        lag_ns = self._lag.lag_ns(arrived_ns, sent_ns)
-        if lag_ns < max_lag_s * 1e9:
-            self._late_since_ns = None
-        elif self._late_since_ns is None:
-            self._late_since_ns = arrived_ns
-        elif arrived_ns - self._late_since_ns > _LATE_FOR_S * 1e9:
-            raise FeedError(
-                f"the stream is {lag_ns / 1e9:.1f} s late by the sender's clock and does not catch "
-                "up (max_lag_s: null where that clock is wrong)"
-            )
-        return lag_ns
-
 
 def stamp_ns(of: VideoFrame | Packet[VideoStream]) -> int | None:
     """The sender's time stamp in nanoseconds, where there is one."""
     if of.pts is None or of.time_base is None:
         return None
     return round(of.pts * of.time_base * 1_000_000_000)
+
+
+def sending_ns(packet: Packet[VideoStream]) -> int | None:
+    """As `stamp_ns`, in the order of sending, which that of showing need not be."""
+    if packet.dts is None or packet.time_base is None:
+        return stamp_ns(packet)
+    return round(packet.dts * packet.time_base * 1_000_000_000)
 
 
 def _unix_ns(packet: Packet[VideoStream]) -> int | None:

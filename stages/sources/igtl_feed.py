@@ -53,6 +53,7 @@ class IgtlWishes:
     device: str | None = None
     pose_device: str | None = None
     max_pose_skew_ns: int = 30_000_000
+    max_lag_s: float | None = 3.0
     stored_bits: int = 16
     roi: Region | None = None
     check_crc: bool = True
@@ -75,7 +76,7 @@ class IgtlFeed:
         self._device = wishes.device
         self._stream: IgtlStream | None = None
         self._store = PixelStore(wishes.stored_bits, wishes.roi, wishes.source_id)
-        self._pairing = Pairing(wishes.pose_device, wishes.max_pose_skew_ns)
+        self._pairing = Pairing(wishes.pose_device, wishes.max_pose_skew_ns, wishes.max_lag_s)
         self._begins: PictureBegins | None = None
         self.description = "OpenIGTLink"
         """How the newest picture was sent, in a few words."""

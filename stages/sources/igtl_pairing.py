@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from stages.sources.feed import Arrival
 from stages.sources.igtl_pose import Posed, PoseTrack
 from stages.sources.igtl_told import PictureEnds, PoseTold
-from stages.sources.lag import LagWatch
+from stages.sources.lag import LagLimit
 from stages.sources.region import placed
 from stages.window import Window
 
 _SAME: Final = 1e-3
-_MOST_LAG_NS: Final = 10_000_000_000
-"""More than this the sender's clock jumped, rather than a picture waited."""
 _UNHEARD_NS: Final = 1_000_000_000
 """A tool that is not heard of for so long since the connection stands may be misspelt."""
 _NAMES: Final = 8  # of others that are told
@@ -43,17 +41,17 @@ class Pairing:
     Without a ``pose_device`` the pose is that of the picture itself; else the transform of that
     name moves it, and without one in time (see `PoseTrack`) there is no pose. A picture counts as
     captured when its first byte was seen, less what it waited by the sender's stamps (see
-    `LagWatch`), 10 s at most: more is a clock that was set, and the estimate begins anew.
+    `LagLimit`), so that a queue on the way shows as age.
     """
 
-    def __init__(self, pose_device: str | None, max_skew_ns: int) -> None:
+    def __init__(self, pose_device: str | None, max_skew_ns: int, max_lag_s: float | None) -> None:
         self._pose_device = pose_device
         self._max_skew_ns = max_skew_ns
         self._unheard = pose_device is not None
         self._others: set[str] = set()
         self._began_ns = 0
         self._poses = PoseTrack(max_skew_ns)
-        self._lag = LagWatch()
+        self._lag = LagLimit(max_lag_s)
         self._complete: Complete | None = None
         self._spacing_mm: tuple[float, float] | None = None
 
@@ -92,7 +90,8 @@ class Pairing:
         return min(until_ns, self._complete.ended_ns + self._max_skew_ns)
 
     def take(self, now_ns: int, *, at_once: bool) -> Arrival | None:
-        """The picture, if there is one that waits no longer; ``at_once``: it must not."""
+        """The picture, if there is one that waits no longer; ``at_once``: it must not. Raises
+        `FeedError` where the stream stays too late."""
         complete = self._complete
         if complete is None:
             return None
@@ -118,11 +117,7 @@ class Pairing:
     def _captured(self, began_ns: int, unix_ns: int | None) -> int:
         if unix_ns is None:
             return began_ns
-        lag_ns = self._lag.lag_ns(began_ns, unix_ns)
-        if lag_ns > _MOST_LAG_NS:
-            self._lag = LagWatch()
-            lag_ns = self._lag.lag_ns(began_ns, unix_ns)
-        return began_ns - lag_ns
+        return began_ns - self._lag.lag_ns(began_ns, unix_ns)
 
     def _spacing(self, told: tuple[float, float] | None) -> tuple[float, float] | None:
         """That of the picture before, unless this one tells another: lengths of vectors that turn

@@ -45,6 +45,10 @@ class OpenIGTLinkConfig(LiveSection):
     max_pose_skew_ms: float = Field(default=30.0, gt=0, le=1000)
     """How far the time stamps of a picture and its transform may lie apart; also how long, at
     most, a picture waits for a transform that is sent after it."""
+    max_lag_s: float | None = Field(default=3.0, gt=0, le=3600)
+    """A stream that comes later than by this, by the sender's own clock, for some seconds, is
+    connected to anew, so that a queue on the way does not last; null: the sender's clock is not
+    to be believed."""
     stored_bits: int = Field(default=16, ge=9, le=16, strict=True)
     """Bits that are used of 16-bit pixels; the upper 8 of them are kept."""
     check_crc: bool = True
@@ -76,6 +80,7 @@ class OpenIGTLinkConfig(LiveSection):
             device=self.device,
             pose_device=self.pose_device,
             max_pose_skew_ns=round(self.max_pose_skew_ms * 1e6),
+            max_lag_s=self.max_lag_s,
             stored_bits=self.stored_bits,
             roi=self.roi,
             check_crc=self.check_crc,

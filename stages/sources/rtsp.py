@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from stages.sources.av_feed import AvFeed
+    from stages.sources.feed import Feed
 
 _PROTOCOLS: Final = {
     "rtsp": "rtsp,rtp,udp,tcp",
@@ -40,6 +41,10 @@ _RTSP_OPTIONS: Final = {
     "probesize": "32",
     "allowed_media_types": "video",
     "max_delay": "0",
+}
+_LOOK_OPTIONS: Final = {
+    # No frames are read ahead to measure their rate, which nobody asks for.
+    "fpsprobesize": "0",
 }
 
 _Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -74,7 +79,8 @@ class RtspConfig(LiveSection):
     reconnect_after_s: float = Field(default=5.0, ge=0.2, le=30)
     """Without a picture for so long, the connection is given up and made anew."""
     connect_within_s: float = Field(default=15.0, ge=0.2, le=60)
-    """A new connection gives its first picture, a keyframe, within this, or is given up."""
+    """A new connection gives its first picture, a keyframe, within this, or is given up. Where an
+    RTSP server says nothing at all for 4 s, a second one is tried beside it."""
 
 
 class RtspSource(AvSource):
@@ -114,6 +120,14 @@ class RtspSource(AvSource):
                 "expected a CUDA GPU that decodes video, or decoder: host"
             )
 
+    def _dialled(self) -> Feed:
+        if self._stream.url.scheme not in ("rtsp", "rtsps"):
+            return super()._dialled()
+        from stages.sources.second_try import SecondTry
+
+        self._newest = SecondTry(self._connect)
+        return self._newest
+
     def _connect(self) -> AvFeed:
         from stages.sources.av_feed import AvFeed
         from stages.sources.av_open import Address, IoLimits
@@ -123,6 +137,8 @@ class RtspSource(AvSource):
         is_rtsp = scheme in ("rtsp", "rtsps")
         if is_rtsp:
             options |= {**_RTSP_OPTIONS, "rtsp_transport": config.transport}
+        else:
+            options |= _LOOK_OPTIONS
         if scheme in ("rtsps", "https"):
             options |= _tls(config)
         url = config.url.reveal(config.username, self._password)

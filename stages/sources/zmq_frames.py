@@ -13,8 +13,10 @@ from stages.base import Buffer
 from stages.curve import Reach
 from stages.errors import SourceError
 from stages.local_sockets import BindError, bound, endpoint_of
+from stages.loopback import is_local
 from stages.peers import Peers
 from stages.sources.feed import Arrival
+from stages.sources.lag import LagWatch
 from stages.sources.limits import SourceId
 from stages.sources.live import LiveSource
 from stages.sources.live_section import LiveSection, Seconds
@@ -25,7 +27,7 @@ from stages.wire_frames import MAX_FRAME_BYTES, MAX_SEQ, FrameMessage, decode_fr
 from stages.wire_messages import WireError
 
 TAKEOVER_S: Final = 1.0
-"""A sender that was silent for so long may be followed by another."""
+"""A sender of whom no picture was taken for so long may be followed by another."""
 _QUEUED: Final = 4  # messages that libzmq keeps while nobody reads
 _ROOM_BYTES: Final = (_QUEUED + 2) * MAX_FRAME_BYTES
 """See `Peers`."""
@@ -50,10 +52,15 @@ class FrameInbox:
     """The bound socket, a `Feed` that lasts: dialling again goes on with it.
 
     What cannot be read is skipped, counted and told (`troubles`: `refused`). One sender is heard
-    at a time: who speaks first, until it is silent for `TAKEOVER_S`; meanwhile others of the same
-    id are skipped (`other sender`). Another sender than before begins a new epoch. Of one sender,
-    pictures that are missing are told (`lost`), and one that comes twice, or after a later one,
-    is skipped (`out of order`).
+    at a time: who speaks first, until for `TAKEOVER_S` no picture of it was taken; meanwhile
+    others of the same id are skipped (`other sender`). Another sender than before begins a new
+    epoch. Of one sender, pictures that are missing are told (`lost`), and one that comes twice, or
+    after a later one, is skipped (`out of order`), unless it began anew with the same session,
+    which after as long is taken for another sender.
+
+    A monotonic time of capture is believed of this host's processes, so where nobody else may
+    connect; else a picture counts as captured when it arrived, less how late that was by its Unix
+    time (see `LagWatch`).
     """
 
     def __init__(self, config: ZmqFramesConfig) -> None:
@@ -79,6 +86,7 @@ class FrameInbox:
         self._socket.subscribe(topic("frame", config.source_id))
         self.endpoint = endpoint_of(self._socket)
         """What was bound, with the port in numbers."""
+        self._is_local = is_local(self.endpoint)
 
     def dial(self) -> FrameInbox:
         """The same: nobody is called, senders come."""
@@ -146,10 +154,9 @@ class FrameInbox:
         window = window_in(self._config.roi, (shape[0], shape[1]), self._config.source_id)
         pixels = buffer((*window.size_hw, *shape[2:]))
         pixels[...] = window.cut(frame.pixels)
-        told_ns = now_ns if frame.captured_ns is None else frame.captured_ns
         return Arrival(
             pixels=pixels,
-            captured_ns=min(told_ns, now_ns),
+            captured_ns=self._captured_ns(frame, now_ns),
             captured_unix_ns=frame.captured_unix_ns,
             spacing_mm=frame.spacing_mm,
             pose=frame.pose,
@@ -158,32 +165,39 @@ class FrameInbox:
             **placed(window),
         )
 
+    def _captured_ns(self, frame: FrameMessage, now_ns: int) -> int:
+        if self._is_local:
+            return now_ns if frame.captured_ns is None else min(frame.captured_ns, now_ns)
+        unix_ns = frame.captured_unix_ns
+        return now_ns if unix_ns is None else now_ns - self._follows.lag.lag_ns(now_ns, unix_ns)
+
 
 class _Following:
-    """Which sender is heard, and what of its pictures is missing."""
+    """Which sender is heard, how late, and what of its pictures is missing."""
 
     def __init__(self) -> None:
         self.missing = 0
         """Pictures between the last one taken and the one before it."""
         self.clock = 0
         """Rises with each picture, and falls back when another sender takes over."""
+        self.lag = LagWatch()
+        """Of the sender's pictures."""
         self._session: int | None = None
         self._expected = 0
-        self._heard_s = 0.0
+        self._taken_s = 0.0
         self._takeovers = -1
 
     def judge(
         self, frame: FrameMessage, now_s: float
     ) -> Literal["take", "other sender", "out of order"]:
         """Whether a picture that came at ``now_s`` is one to take."""
-        if frame.session != self._session:
-            if self._session is not None and now_s - self._heard_s < TAKEOVER_S:
-                return "other sender"
-            self._session, self._expected = frame.session, frame.seq
+        another = frame.session != self._session
+        if another or frame.seq < self._expected:
+            if self._session is not None and now_s - self._taken_s < TAKEOVER_S:
+                return "other sender" if another else "out of order"
+            self._session, self._expected, self.lag = frame.session, frame.seq, LagWatch()
             self._takeovers += 1
-        self._heard_s = now_s
-        if frame.seq < self._expected:
-            return "out of order"
+        self._taken_s = now_s
         self.missing = frame.seq - self._expected
         self._expected = frame.seq + 1
         self.clock = frame.seq - 2 * MAX_SEQ * self._takeovers
