@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Of the 14 000 files few are ever imported: these are compiled then, the others not at all.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 FRAMES ?= 300
-BENCHES := quality detectors residency parity tracker_speed soak kpi_overhead scrape_storm reconnect overload sources openigtlink_out control concepts recorder recorder_live offline
+BENCHES := quality detectors residency parity tracker_speed soak kpi_overhead scrape_storm reconnect overload sources openigtlink_out control concepts recorder recorder_live offline transport lifecycle
 
 .PHONY: demo test lint bench demo-weights clean
 

@@ -17,9 +17,11 @@ ControlOutcome = Literal[
 ]  # fmt: skip
 """`bad_parts`, `not_json` and `bad_command` were no commands; `failed`: an error of ours. The last
 four are connections, see `ConnectionOutcome`."""
-SubscriberOutcome = Literal["heard", "refused", "connected", "let_in", "uninvited", "endless"]
-"""`heard`: a subscription, or one taken back; `refused`: a message that is neither. The last four
-are connections, see `ConnectionOutcome`."""
+SubscriberOutcome = Literal[
+    "heard", "refused", "connected", "let_in", "uninvited", "endless", "greedy"
+]
+"""`heard`: a subscription, or one taken back; `refused`: a message that is neither. The others
+are connections, see `ConnectionOutcome`; `greedy`: cut off for too many subscriptions."""
 RecorderStateName = Literal["recording", "paused", "stopped"]
 RecorderLoss = Literal["ring", "paused", "failed", "stopped"]
 """Why an offered frame is not in the recording. `ring`: too many waited; `paused`: the disk is

@@ -41,6 +41,7 @@ __all__ = [
     "build_publisher",
     "build_recorder",
     "build_tracker_core",
+    "sam2_model_of",
     "tracker_bytes",
     "video_decoder_missing",
     "weights_of",
@@ -226,6 +227,13 @@ def weights_of(model: str, checkpoint: Path | None) -> Path:
     from stages.segmenters.sam2_checkpoint import weights_path
 
     return weights_path(model, checkpoint)
+
+
+def sam2_model_of(checkpoint: Path) -> str | None:
+    """The `model` that goes with SAM2 weights: see `model_of`."""
+    from stages.segmenters.sam2_checkpoint import model_of
+
+    return model_of(checkpoint)
 
 
 def build_tracker_core(

@@ -131,7 +131,7 @@ class RunConfig(Section):
     """Keys for every ZMQ socket of this run that has none of its own."""
     results: ZmqPublisherConfig | None = ZmqPublisherConfig()
     pictures: PicturesConfig | None = None
-    """For viewers; without it no pixel leaves the run."""
+    """For viewers; without it no pixel is sent to anyone."""
     openigtlink_out: OpenIGTLinkServerConfig | None = None
     """Results for 3D Slicer; null: not offered."""
     cuda_ipc: CudaIpcConfig | None = None

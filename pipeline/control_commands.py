@@ -49,7 +49,10 @@ NotOption = Annotated[
 MaskOption = Annotated[
     Path | None, typer.Option("--mask", help="A PNG as large as the picture; not black is on it.")
 ]
-TextOption = Annotated[str | None, typer.Option("--text", help="For segmenters that take words.")]
+TextOption = Annotated[
+    str | None,
+    typer.Option("--text", help="For segmenters that take words; none does yet, see phrase."),
+]
 FrameOption = Annotated[int | None, typer.Option("--frame", min=0, help="Default: the next.")]
 EpochOption = Annotated[
     int | None, typer.Option("--epoch", min=0, help="Refused once another has begun.")
@@ -96,10 +99,11 @@ def _about_an_object(verb: Verb, what: str) -> None:
         point: PointOption = None,
         beside: NotOption = None,
         mask: MaskOption = None,
+        text: TextOption = None,
         frame: FrameOption = None,
         epoch: EpochOption = None,
     ) -> None:
-        shape = {"box": box, "point": point, "beside": beside, "mask": mask}
+        shape = {"box": box, "point": point, "beside": beside, "mask": mask, "text": text}
         _say(context, verb, shape, object_id=object_id, frame_id=frame, epoch=epoch)
 
     app.command(verb, help=what)(command)
@@ -110,9 +114,14 @@ _about_an_object("reinit", "Follow an object from this alone, as if it were new.
 
 
 @app.command()
-def remove(context: typer.Context, object_id: Number, epoch: EpochOption = None) -> None:
+def remove(
+    context: typer.Context,
+    object_id: Number,
+    frame: FrameOption = None,
+    epoch: EpochOption = None,
+) -> None:
     """Follow an object no longer."""
-    _say(context, "remove", {}, object_id=object_id, epoch=epoch)
+    _say(context, "remove", {}, object_id=object_id, frame_id=frame, epoch=epoch)
 
 
 @app.command()
@@ -122,9 +131,9 @@ def rename(context: typer.Context, object_id: Number, name: str, epoch: EpochOpt
 
 
 @app.command()
-def reset(context: typer.Context, epoch: EpochOption = None) -> None:
+def reset(context: typer.Context, frame: FrameOption = None, epoch: EpochOption = None) -> None:
     """Remove all objects."""
-    _say(context, "reset", {}, epoch=epoch)
+    _say(context, "reset", {}, frame_id=frame, epoch=epoch)
 
 
 @app.command()

@@ -235,6 +235,9 @@ class PromptedSegmenter(Protocol):
     def prompt(self, prompt: Prompt) -> Ticket:
         """Ask for something from any thread, without waiting; every ticket ends."""
 
+    def expire(self) -> None:
+        """End the tickets whose time is over, also while no frame comes; from any thread."""
+
 
 @runtime_checkable
 class LogitsSink(Protocol):

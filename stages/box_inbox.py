@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -11,13 +10,10 @@ from typing import Final, Literal
 from stages.found_boxes import Flaw, FoundBoxes, flaws_of
 from stages.window import Window
 
-MAX_WAITING: Final = 64
+MAX_WAITING: Final = 128
 MAX_AHEAD: Final = 1000
 BoxesRefusal = (
-    Flaw
-    | Literal[
-        "past_epoch", "past_frame", "far_frame", "no_frame_yet", "expired", "too_many", "paused"
-    ]
+    Flaw | Literal["past_epoch", "past_frame", "far_frame", "no_frame_yet", "too_many", "paused"]
 )
 
 
@@ -40,9 +36,8 @@ class BoxesAsked:
     """The epoch of the picture that was looked at; refused once another one has begun."""
     frame_id: int | None = None
     """The first frame to use them on; None: the next."""
-    until_ns: int | None = None
-    """Monotonic clock: refused where no frame came for them before then."""
     ended: Future[BoxesEnd] = field(default_factory=Future)
+    """May be cancelled until they are taken."""
 
 
 class BoxInbox:
@@ -57,6 +52,7 @@ class BoxInbox:
     def ask(self, asked: BoxesAsked) -> Future[BoxesEnd]:
         """Have them used; refused at once where that is known to be impossible."""
         with self._lock:
+            self._waiting = [a for a in self._waiting if not a.ended.cancelled()]
             reason = self._too_late_or_early(asked)
             if reason is None and len(self._waiting) >= MAX_WAITING:
                 reason = "too_many"
@@ -78,6 +74,8 @@ class BoxInbox:
             self._waiting = later
         used = []
         for asked in due:
+            if not asked.ended.set_running_or_notify_cancel():
+                continue
             reason = self._flaw(asked, epoch, window) if on else "paused"
             if reason is None:
                 used.append(asked.boxes)
@@ -99,8 +97,6 @@ class BoxInbox:
     def _flaw(self, asked: BoxesAsked, epoch: int, window: Window) -> BoxesRefusal | None:
         if asked.epoch is not None and asked.epoch != epoch:
             return "past_epoch"
-        if asked.until_ns is not None and asked.until_ns < time.monotonic_ns():
-            return "expired"
         return next((f for f in flaws_of(asked.boxes, window, self._classes) if f), None)
 
     @staticmethod

@@ -22,6 +22,7 @@ from stages.errors import ConfigError, ControlError
 
 MAX_COMMAND_BYTES: Final = 1 << 16
 _MAX_ANSWER_BYTES: Final = 1 << 20
+_PING_S: Final = 0.5
 Verb = Literal[
     "add", "correct", "reinit", "remove", "rename", "reset", "pause", "resume", "snapshot",
     "status", "ping", "add_phrase", "remove_phrase", "boxes",
@@ -129,7 +130,8 @@ class Controller(Closing):
         return self.exchange(command_id, json.dumps(command).encode())
 
     def exchange(self, command_id: str, raw: bytes) -> Answer:
-        """Send a command that is JSON already, again each second, and wait for its answer."""
+        """Send a command that is JSON already, again each second, and wait for its answer; where
+        none comes in time, half a second more for that to a ping."""
         if len(raw) > MAX_COMMAND_BYTES:
             raise ControlError(
                 f"the command has {len(raw)} bytes, expected at most {MAX_COMMAND_BYTES}"
@@ -139,25 +141,37 @@ class Controller(Closing):
             if self._socket.poll(math.ceil(min(left_s, 1.0) * 1000), zmq.POLLOUT):
                 with suppress(zmq.Again):  # who was there a moment ago may be gone
                     self._socket.send(raw, zmq.NOBLOCK)
-            answer = self._await(command_id, min(deadline, time.monotonic() + 1.0))
+            answer = self._await((command_id,), min(deadline, time.monotonic() + 1.0))
             if answer is not None:
                 return answer
-        raise ControlError(
-            f"no answer from {self._endpoint} for {self._timeout_s:g} s (expected a run that "
-            "listens there, and keys that it allows)"
-        )
+        return self._late(command_id)
 
     def close(self) -> None:
         self._socket.close(linger=0)
         self._context.term()
 
-    def _await(self, command_id: str, until_s: float) -> Answer | None:
-        """The answer to this command; those to earlier ones are skipped."""
+    def _late(self, command_id: str) -> Answer:
+        """Its answer, if it comes with that to a ping; else raises what the ping tells."""
+        ping = {"id": secrets.token_hex(8), "verb": "ping"}
+        with suppress(zmq.Again):
+            self._socket.send(json.dumps(ping).encode(), zmq.NOBLOCK)
+        answer = self._await((command_id, ping["id"]), time.monotonic() + _PING_S)
+        if answer is not None and answer.id != ping["id"]:
+            return answer
+        waited = f"no answer from {self._endpoint} for {self._timeout_s:g} s"
+        if answer is None:
+            raise ControlError(
+                f"{waited} (expected a run that listens there, and keys that it allows)"
+            )
+        raise ControlError(f"{waited}, but the run answers pings: what was asked for waits there")
+
+    def _await(self, command_ids: Sequence[str], until_s: float) -> Answer | None:
+        """The first answer to one of these commands; those to earlier ones are skipped."""
         while (left_s := until_s - time.monotonic()) > 0:
             if not self._socket.poll(math.ceil(left_s * 1000)):
                 break
             said = _read(self._socket.recv(zmq.NOBLOCK))
-            if said is not None and said.id in (command_id, ""):
+            if said is not None and said.id in (*command_ids, ""):
                 return said
         return None
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from stages.closing import Closing
 from stages.connecting import connect
 from stages.cuda_ring import KIND, CudaView
+from stages.curve_keys import ClientKeys
 from stages.errors import ConfigError
 from stages.ring_block import Copied
 from stages.ring_place import ASK, RingError, RingPlace, read_place
@@ -78,9 +79,11 @@ class IpcSubscriber(Closing):
         ring: str,
         source_id: str | None = None,
         *,
+        keys: ClientKeys | None = None,
         openers: Mapping[str, Opener] | None = None,
     ) -> None:
-        """``ring``: `cuda_ipc` in the run's endpoints.json. ``openers`` by kind of ring; None:
+        """``ring``: `cuda_ipc` in the run's endpoints.json. ``keys``: for results with CURVE (the
+        ring needs none, only this user may enter its folder). ``openers`` by kind of ring; None:
         CUDA's. Raises `ConfigError` for endpoints that are none."""
         self.torn = 0
         self.without = 0
@@ -93,7 +96,7 @@ class IpcSubscriber(Closing):
         self._socket = self._context.socket(zmq.SUB)
         self._socket.subscribe(b"result/" if source_id is None else topic("result", source_id))
         try:
-            connect(self._socket, results, _OPTIONS)
+            connect(self._socket, results, _OPTIONS, keys)
         except ConfigError:
             self.close()
             raise
@@ -173,7 +176,10 @@ class IpcSubscriber(Closing):
             socket.send(ASK)
             if not socket.poll(round(_ANSWER_S * 1e3)):
                 return None
-            answer = json.loads(socket.recv())
+            try:
+                answer = json.loads(socket.recv())
+            except (ValueError, RecursionError):
+                answer = None
         if not isinstance(answer, dict):
             raise RingError("the ring's owner told what cannot be used: expected an object")
         return answer if answer.get("ring") is not None else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable
 from concurrent.futures import Future
+
+from stages.requests import Requests
 
 
 class KeyFrames:
@@ -32,18 +33,16 @@ class Switch:
 
     def __init__(self) -> None:
         self.on = True
-        self._asked: deque[tuple[bool, Future[int]]] = deque()
+        self._asked: Requests[bool, int] = Requests()
 
     def set(self, on: bool) -> Future[int]:
         """The result is the id of the first frame that it holds for."""
-        told: Future[int] = Future()
-        self._asked.append((on, told))
-        return told
+        return self._asked.put(on)
 
     def is_on(self, frame_id: int) -> bool:
         """Whether it is on for this frame. Who hears that it is, or is not, comes too late to
         change that: what is set from then on is for the next frame."""
-        for _ in range(len(self._asked)):
-            self.on, told = self._asked.popleft()
+        for on, told in self._asked.take():
+            self.on = on
             told.set_result(frame_id)
         return self.on

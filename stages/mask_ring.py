@@ -31,9 +31,9 @@ class RingMemory(Protocol):
 
 
 class MaskRing:
-    """Puts the masks of every result into the next slot, round and round, for as long as somebody
-    wants them. Readers are waited for by nobody: one that is too slow finds another generation in
-    the slot, and throws away what it has copied.
+    """Puts the masks of every result into the next slot, round and round, from when a reader first
+    asked for the ring until the run ends. Readers are waited for by nobody: one that is too slow
+    finds another generation in the slot, and throws away what it has copied.
 
     `prepare` and `put` belong to the frame loop's thread; `wanted` and `memory` may be read, and
     `wanted` set, by any.

@@ -48,6 +48,7 @@ class Peers:
         endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         is_tcp, port = endpoint.startswith("tcp://"), endpoint.rpartition(":")[2]
         self._port = int(port) if is_tcp else None
+        self._name = self._port if is_tcp else endpoint.removeprefix("ipc://")
         self._connected: set[int] = set()
         self._marks: dict[int, tuple[int, float]] = {}
         """Bytes received of each by its last whole message, and when that was seen."""
@@ -93,7 +94,7 @@ class Peers:
             self._marks.pop(descriptor, None)
         if self._port is not None and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _LOOK_EVERY_S
-            self._cut_the_endless(self._port)
+            self._cut_the_endless()
         return frozenset(changed)
 
     def heard(self, frame: zmq.Frame) -> int | None:
@@ -106,6 +107,12 @@ class Peers:
         self._marks.pop(descriptor, None)
         return descriptor
 
+    def cut_off(self, descriptor: int) -> None:
+        """End a connection; its end is told by the next `read`, or a later one."""
+        with suppress(OSError), self._connection(descriptor) as connection:
+            if self._is_ours(connection):
+                connection.shutdown(sockets.SHUT_RDWR)
+
     def close(self) -> None:
         """Before the socket is closed; nothing, after."""
         if self._socket.closed:
@@ -113,12 +120,20 @@ class Peers:
         self._socket.monitor(None, 0)
         self.monitor.close(linger=0)
 
-    def _cut_the_endless(self, port: int) -> None:
+    @staticmethod
+    def _connection(descriptor: int) -> sockets.socket:
+        return sockets.socket(fileno=os.dup(descriptor))
+
+    def _is_ours(self, connection: sockets.socket) -> bool:
+        """It may have ended since, and its descriptor be something else's by now."""
+        name = connection.getsockname()
+        return bool((name[1] if isinstance(name, tuple) else name) == self._name)
+
+    def _cut_the_endless(self) -> None:
         now = time.monotonic()
         for descriptor in self._connected:
-            with suppress(OSError), sockets.socket(fileno=os.dup(descriptor)) as connection:
-                # It may have ended since, and its descriptor be something else's by now.
-                if connection.getsockname()[1] != port:
+            with suppress(OSError), self._connection(descriptor) as connection:
+                if not self._is_ours(connection):
                     continue
                 info = connection.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _RECEIVED.size)
                 received = _RECEIVED.unpack(info)[0] if len(info) == _RECEIVED.size else 0

@@ -31,7 +31,7 @@ class SessionPrompt:
 
     text: str | None = None
     boxes: tuple[tuple[float, float, float, float], ...] = ()
-    """x1, y1, x2, y2 in pixels: examples of what to find."""
+    """x1, y1, x2, y2 in pixels: an example of what to find; the package begins with one alone."""
     box_labels: tuple[int, ...] = ()
     """One a box: 1 like this, 0 not like this; all 1 where it is left out."""
     points: tuple[tuple[float, float], ...] = ()
@@ -74,6 +74,8 @@ def request_of(prompt: SessionPrompt, size_hw: Size) -> dict[str, object]:
                 f"sam3: text: expected 1 to {LONGEST} printable characters, not blanks alone"
             )
         return {"text": tidy(prompt.text)}
+    if len(prompt.boxes) > 1:
+        raise Sam3PromptError(f"sam3: {len(prompt.boxes)} boxes, expected one to begin with")
     if prompt.boxes:
         labels = prompt.box_labels or (1,) * len(prompt.boxes)
         shares = [_box(box, size_hw) for box in prompt.boxes]

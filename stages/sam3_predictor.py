@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from os.path import expanduser
 from pathlib import Path
@@ -12,10 +14,16 @@ import torch
 from packaging.version import Version
 from pydantic import Field, model_validator
 
+from kpi.emit import emit
+from kpi.events import ErrorRaised
 from stages.base import Section
 from stages.checkpoints import check_sha256, one_line, require_file
 from stages.errors import ConfigError
+from stages.file_digest import sha256_of
 
+CHECKPOINT: Final = "sam3.pt"
+BPE: Final = "bpe_simple_vocab_16e6.txt.gz"
+"""Names of the files, as their owner gives them."""
 OLDEST: Final = "0.1.2"
 OLDEST_TORCH: Final = "2.7"
 EmptyOutput = Literal["zeros", "skip", "retry"]
@@ -32,9 +40,10 @@ class Sam3ClipConfig(Section):
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")
     """Of the checkpoint; another file is refused."""
     empty_output: EmptyOutput = "zeros"
-    """A frame for which the model gives no object: `zeros` hands it on, every object known by then
-    with an empty mask; `skip` leaves it out, and counts it; `retry` says the words again on that
-    frame, where they were words, and goes on from there: what is found then has new ids."""
+    """A frame for which the model gives no object: `zeros` hands it on, every object known since
+    the last beginning with an empty mask; `skip` leaves it out, and counts it; `retry` says the
+    words again on that frame, where they were words, and goes on from there: what was found before
+    is forgotten, what is found then has new ids."""
     retries: int = Field(3, ge=1, le=100)
     """Most of them in a walk; empty frames after that are `zeros`."""
 
@@ -59,13 +68,25 @@ class Sam3Predictor(Protocol):
         """End its worker processes."""
 
 
-def open_predictor(config: Sam3ClipConfig) -> Sam3Predictor:
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedSam3:
+    """A loaded predictor, and what its results depend on."""
+
+    predictor: Sam3Predictor
+    """To be shut down by whoever opened it."""
+    versions: Mapping[str, str]
+    """Of the packages sam3 and torch."""
+    sha256: str
+    """Of the checkpoint."""
+
+
+def open_predictor(config: Sam3ClipConfig) -> OpenedSam3:
     """Load the model onto the GPUs; raises `ConfigError`. CUDA only, and not yet run on a GPU."""
     checkpoint, bpe = (Path(expanduser(path)) for path in (config.checkpoint_path, config.bpe_path))
-    require_file(checkpoint, "the checkpoint of sam3 (sam3.pt)")
-    require_file(bpe, "the BPE vocabulary of sam3 (bpe_simple_vocab_16e6.txt.gz)")
-    check_versions()
+    require_file(checkpoint, f"the checkpoint of sam3 ({CHECKPOINT})")
+    require_file(bpe, f"the BPE vocabulary of sam3 ({BPE})")
     check_gpus(config.gpus_to_use)
+    versions = check_versions()
     check_sha256(checkpoint, config.sha256)
     try:
         from sam3.model_builder import build_sam3_video_predictor
@@ -80,7 +101,23 @@ def open_predictor(config: Sam3ClipConfig) -> Sam3Predictor:
         )
     except Exception as error:  # whatever the package makes of wrong files
         raise ConfigError(f"{checkpoint}: sam3 cannot load it ({one_line(error)})") from error
-    return cast(Sam3Predictor, made)
+    return OpenedSam3(cast(Sam3Predictor, made), versions, sha256_of(checkpoint))
+
+
+@contextmanager
+def loaded_sam3(config: Sam3ClipConfig) -> Iterator[OpenedSam3]:
+    """The model on its GPUs, for any number of clips; shut down at the end, whatever happened.
+
+    Raises `ConfigError`. CUDA only, and not yet run on a GPU.
+    """
+    opened = open_predictor(config)
+    try:
+        yield opened
+    finally:
+        try:
+            opened.predictor.shutdown()
+        except Exception as error:  # the first error is the one to be told
+            emit(ErrorRaised("sam3", f"shutting down: {one_line(error)}"))
 
 
 def check_versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from uuid import uuid4
 
 from kpi.emit import emit
 from kpi.events import ErrorRaised
@@ -47,17 +48,17 @@ class Sam3Session(Closing):
         `Sam3Error`. The predictor stays the caller's."""
         self._predictor = predictor
         self._size, self._policy, self._retries = size_hw, empty_output, retries
-        self._id: str | None = None
+        self._id: str | None = uuid4().hex  # ours, so that a start that fails is closed, too
         self._told: tuple[int, SessionPrompt] | None = None
+        self._said: int | None = None
         self._known: dict[int, None] = {}
-        self._base = 0
+        self._base = self._free = 0
         self.skipped = 0
         """Empty frames that were left out."""
         self.retried = 0
         """Empty frames on which the words were said again."""
-        request = {"type": "start_session", "resource_path": str(resource)}
-        started = self._guarded("start", lambda: predictor.handle_request(request))
-        self._id = str(started["session_id"])
+        request = self._request("start_session", resource_path=str(resource))
+        self._guarded("start", lambda: predictor.handle_request(request))
 
     def add_prompt(self, frame_idx: int, prompt: SessionPrompt) -> SessionFrame:
         """Say what to follow; what was found on that frame, which may be nothing.
@@ -70,9 +71,9 @@ class Sam3Session(Closing):
         if prompt.obj_id is not None and prompt.points:
             fields["obj_id"] = self._own_id(prompt.obj_id)
         else:
-            self._base = max(self._known, default=-1) + 1
+            self._begin_anew()
         found = self._ask(frame_idx, fields)
-        self._told = frame_idx, prompt
+        self._told, self._said = (frame_idx, prompt), frame_idx
         return found
 
     def propagate(
@@ -110,7 +111,7 @@ class Sam3Session(Closing):
                 for found in stream:
                     if found.empty and self._policy == "skip":
                         self.skipped += 1
-                    elif found.empty and self._may_retry(found, left, start):
+                    elif found.empty and self._may_retry(found, left):
                         left, start, again = left - 1, found.frame_idx, True
                         break
                     else:
@@ -122,21 +123,23 @@ class Sam3Session(Closing):
 
     def _shown(self, found: SessionFrame) -> SessionFrame:
         """The frame, or for an empty one, every object known by then with an empty mask."""
-        if found.empty:
-            return zeros(found.frame_idx, tuple(self._known), self._size)
-        self._known |= dict.fromkeys(found.obj_ids.tolist())
-        return found
+        return zeros(found.frame_idx, tuple(self._known), self._size) if found.empty else found
 
-    def _may_retry(self, found: SessionFrame, left: int, start: int) -> bool:
+    def _may_retry(self, found: SessionFrame, left: int) -> bool:
         words = self._told is not None and self._told[1].text is not None
-        first = found.frame_idx == start  # the words were said here a moment ago
-        return self._policy == "retry" and words and left > 0 and not first
+        return self._policy == "retry" and words and left > 0 and found.frame_idx != self._said
 
     def _say_again(self, frame_idx: int) -> SessionFrame:
         assert self._told is not None  # noqa: S101 (a walk follows a prompt)
         self.retried += 1
-        self._base = max(self._known, default=-1) + 1
+        self._begin_anew()
+        self._said = frame_idx
         return self._ask(frame_idx, request_of(self._told[1], self._size))
+
+    def _begin_anew(self) -> None:
+        """The package forgets all objects, and numbers those to come from 0 again."""
+        self._base = self._free
+        self._known.clear()
 
     def _ask(self, frame_idx: int, fields: dict[str, object]) -> SessionFrame:
         request = self._request("add_prompt", frame_index=frame_idx, **fields)
@@ -160,8 +163,7 @@ class Sam3Session(Closing):
                 last = found.frame_idx
                 yield found
         finally:
-            close: Callable[[], object] | None = getattr(stream, "close", None)
-            if close is not None:
+            if (close := getattr(stream, "close", None)) is not None:
                 close()
 
     def _next(self, stream: Iterator[dict[str, Any]], where: str) -> SessionFrame | None:
@@ -172,8 +174,10 @@ class Sam3Session(Closing):
         return self._guarded(where, read)
 
     def _own(self, found: SessionFrame) -> SessionFrame:
-        """With ids that no object before another beginning had."""
+        """With ids that no object before another beginning had; they are known from now on."""
         ids = found.obj_ids + self._base
+        self._known |= dict.fromkeys(ids.tolist())
+        self._free = max((self._free, *(each + 1 for each in ids.tolist())))
         return SessionFrame(found.frame_idx, ids, found.scores, found.boxes_xyxy, found.masks)
 
     def _own_id(self, obj_id: int) -> int:

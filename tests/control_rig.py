@@ -19,6 +19,7 @@ from kpi.events import Event
 from pipeline.control.audit import AuditLog
 from pipeline.control.channel import ControlChannel
 from pipeline.control.config import ControlConfig
+from pipeline.control.deadlines import Deadlines
 from pipeline.control.desk import Desk
 from pipeline.control.names import Names
 from pipeline.control.seen import Seen
@@ -50,8 +51,11 @@ class Follower:
     def prompt(self, prompt: Prompt) -> Ticket:
         return self.queue.put(prompt)
 
-    def frame(self, frame_id: int) -> None:
+    def expire(self) -> None:
         self.queue.expire()
+
+    def frame(self, frame_id: int) -> None:
+        self.expire()
         for ticket in self.queue.take(frame_id):
             self.applied.append(ticket.prompt)
             about = ticket.prompt.object_id
@@ -102,6 +106,7 @@ class Rig:
         self.events: list[Event] = []
         self.frame_id, self.epoch = -1, 0
         self.packet: HostPacket | None = None
+        settings = ControlConfig(**{"endpoint": f"ipc://{folder}/control", **config})
         desk = Desk(
             segmenter=self.follower,
             detector=self.detector,
@@ -112,8 +117,8 @@ class Rig:
             snapshots=self.snapshots,
             status=lambda: {"published": self.frame_id + 1},
             class_names=("vessel", "needle"),
+            deadlines=Deadlines(settings.patience_s),
         )
-        settings = ControlConfig(**{"endpoint": f"ipc://{folder}/control", **config})
         self.channel = ControlChannel(settings, desk)
         self._over = threading.Event()
         self._thread: threading.Thread | None = None

@@ -14,18 +14,26 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class LocalHub:
-    """Serves `files` as one commit of one model; `refusal` answers everything else instead."""
+    """Serves `files` as one commit of one model; `refusal` answers everything instead, or, where
+    they are `listed`, whoever asks for a file."""
 
-    def __init__(self, files: dict[str, bytes], refusal: tuple[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        files: dict[str, bytes],
+        refusal: tuple[int, str] | None = None,
+        *,
+        listed: bool = False,
+    ) -> None:
         self.asked: list[str] = []
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 hub.asked.append(self.path)
-                if refusal is not None:
+                about = self.path.startswith(f"/api/models/{MODEL_ID}/revision/{COMMIT}")
+                if refusal is not None and not (listed and about):
                     self._send(refusal[0], b"{}", {"X-Error-Code": refusal[1]})
-                elif self.path.startswith(f"/api/models/{MODEL_ID}/revision/{COMMIT}"):
+                elif about:
                     siblings = [{"rfilename": name} for name in files]
                     told = {"id": MODEL_ID, "sha": COMMIT, "siblings": siblings}
                     self._send(200, json.dumps(told).encode(), {})

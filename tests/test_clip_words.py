@@ -10,16 +10,18 @@ import pytest
 import torch
 from fake_concepts import TruthConcepts
 from numpy.typing import NDArray
+from PIL import Image
 from test_sam3_session import FRAMES, SIZE, FakePredictor, masks
 
 from pipeline.build import build_tracker_core
-from stages.clip.sam3_clip import Sam3Clip
+from stages.clip.sam3_clip import Sam3Clip, open_sam3_clip
 from stages.clip.session import Clip
 from stages.clip.words import find_named, prompt_named
 from stages.detectors.sam3 import Sam3TextConfig, Sam3TextDetector
-from stages.errors import PromptError
+from stages.errors import PromptError, SourceError
 from stages.records import Frame
 from stages.sam3_frames import Sam3Error
+from stages.sam3_predictor import OpenedSam3, Sam3ClipConfig
 from stages.sam3_session import Sam3Session
 from stages.segmenters.sam2_stream import Sam2StreamConfig, Sam2StreamSegmenter
 from stages.sources.phantom import PhantomConfig, PhantomSource
@@ -138,6 +140,49 @@ def test_frames_left_out_are_counted() -> None:
         clip.say(0, "sky")
         assert [each.frame_idx for each in clip.propagate(2, 4)] == [2, 3, 6]
         assert clip.skipped == 2
+
+
+def folder_of(folder: Path, count: int) -> Path:
+    for number in range(count):
+        Image.new("RGB", (SIZE[1], SIZE[0])).save(folder / f"{number}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize(("policy", "shown"), [("skip", [0, 1, 3]), ("retry", [0, 1, 2, 3])])
+def test_a_clip_is_opened_with_the_policy_of_its_configuration(
+    tmp_path: Path, policy: str, shown: list[int]
+) -> None:
+    predictor = FakePredictor(empty=frozenset({2}), heals=True)
+    asked = {"checkpoint_path": "c", "bpe_path": "b", "empty_output": policy}
+    config = Sam3ClipConfig.model_validate(asked)
+    opened = OpenedSam3(predictor, {}, "")
+    with open_sam3_clip(config, folder_of(tmp_path, FRAMES), opened, CPU) as clip:
+        clip.say(0, "sky")
+        assert [each.frame_idx for each in clip.propagate(0, 3)] == shown
+        assert clip.size_hw == SIZE
+    assert predictor.requests[0]["resource_path"] == str(tmp_path)
+    assert len([each for each in predictor.requests if each["type"] == "add_prompt"]) == (
+        2 if policy == "retry" else 1
+    )
+    assert not predictor.open
+
+
+def test_an_error_of_whoever_opened_a_clip_closes_it(tmp_path: Path) -> None:
+    predictor = FakePredictor()
+    config = Sam3ClipConfig.model_validate({"checkpoint_path": "c", "bpe_path": "b"})
+    opened = OpenedSam3(predictor, {}, "")
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_sam3_clip(config, folder_of(tmp_path, 2), opened, CPU),
+    ):
+        raise ZeroDivisionError
+    assert [each["type"] for each in predictor.requests] == ["start_session", "close_session"]
+    with (
+        pytest.raises(SourceError, match="is not there"),
+        open_sam3_clip(config, tmp_path / "gone.mp4", opened, CPU),
+    ):
+        pass
+    assert len(predictor.requests) == 2  # the package was not asked
 
 
 class TwoWords(TruthConcepts):

@@ -18,22 +18,26 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 import zmq
 from conftest import ROOT
 from control_rig import SIZE_HW, Rig, rig
 from result_packets import wait_until
 from test_curve import DEAF_S, Keys
+from test_peers import raw_peer
 
 from kpi.edge_events import ControlCommands
 from kpi.events import ErrorRaised
-from pipeline.control import channel, desk, memory, schema
+from pipeline.control import ledger, memory, schema
 from pipeline.control.answers import DETAILS
 from pipeline.control.commands import MAX_COMMAND_BYTES
 from pipeline.control.limits import Limits
 from pipeline.control.reading import CommandError, read_command
+from stages.connecting import WATCHFUL
 from stages.control_client import Answer, Controller, run_lengths
 from stages.errors import ConfigError, ControlError
 from stages.prompting import Refusal
+from stages.records import Frame
 
 DISC = np.asarray([[(y - 20) ** 2 + (x - 30) ** 2 < 100 for x in range(64)] for y in range(48)])
 
@@ -110,7 +114,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"verb": "boxes", "boxes": [], "frame_id": 0}, "past_frame"),
     ({"verb": "boxes"}, "bad_command"),
     ({"verb": "rename", "object_id": 77, "name": "x"}, "unknown_object"),
-    ({"verb": "rename", "object_id": 0, "name": "x", "epoch": 7}, "unknown_object"),
+    ({"verb": "rename", "object_id": 0, "name": "x", "epoch": 7}, "past_epoch"),
     ({"verb": "rename", "object_id": 0, "name": "x\n"}, "bad_command"),
     ({"verb": "rename", "object_id": 0, "name": "x" * 65}, "bad_command"),
     ({"verb": "remove"}, "bad_command"),
@@ -210,20 +214,40 @@ def test_an_error_of_ours_is_told_and_the_channel_goes_on(
     assert run.send("ping").applied
 
 
-def test_a_prompt_for_the_next_frame_is_not_for_one_that_comes_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(desk, "_WAITS_NS", 0)
-    with (
-        rig(tmp_path, flowing=False) as still,
-        still.controller() as run,
-        ThreadPoolExecutor() as pool,
-    ):
-        asked = pool.submit(run.send, "add", box=(1, 2, 30, 40))
-        wait_until(lambda: still.channel._memory.waiting == 1, lambda: time.sleep(0.01))
-        still.step()
-        assert asked.result().reason == "expired"
+FOR_THE_NEXT_FRAME: tuple[dict[str, Any], ...] = (
+    {"verb": "add", "box": (1, 2, 30, 40)},
+    {"verb": "rename", "object_id": 1, "name": "left vein"},
+    {"verb": "pause"},
+    {"verb": "add_phrase", "phrase": "needle"},
+    {"verb": "boxes", "boxes": [(1, 2, 30, 40, 0.5, 1)]},
+    {"verb": "snapshot"},
+)
+
+
+def test_while_no_frame_comes_what_waits_for_one_is_taken_back(tmp_path: Path) -> None:
+    with rig(tmp_path, flowing=False, patience_s=0.1) as still, still.controller() as run:
+        for command in FOR_THE_NEXT_FRAME:
+            answer = run.send(**command)
+            assert (answer.reason, answer.epoch) == ("expired", 0), command
+        assert run.send("snapshot").reason == "expired", "the one before it is not in the way"
+        assert len(lines(still)) == len(FOR_THE_NEXT_FRAME) + 1
+        packet = still.step()
+        still.snapshots.offer(
+            Frame(torch.zeros(3, *SIZE_HW, dtype=torch.uint8), "cam1", 0, still.frame_id, 0, 0)
+        )
         assert still.follower.applied == []
+        assert packet.label(1, ("a", "b")) == "b"
+        assert still.detector.switch.on
+        assert still.phrases.now == ("probe",)
+        assert still.finder.used == []
+        assert not still.snapshots.wants_masks
+
+
+def test_who_waits_for_a_frame_far_ahead_hears_that_the_run_is_there(tmp_path: Path) -> None:
+    with rig(tmp_path, flowing=False) as still, still.controller(timeout_s=0.3) as run:
+        with pytest.raises(ControlError, match=r"for 0.3 s, but the run answers pings"):
+            run.send("add", box=(1, 2, 30, 40), frame_id=9)
+        assert run.send("ping").applied
 
 
 # Once, and on record
@@ -266,7 +290,7 @@ def test_memory_is_bounded(live: Rig, run: Controller, monkeypatch: pytest.Monke
 
 
 def test_too_many_that_wait_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "WAITING", 3)
+    monkeypatch.setattr(memory, "WAITING", 6)
     with rig(tmp_path, flowing=False) as still, zmq.Context() as context:
         socket = raw_socket(context, still, zmq.DEALER)
         for number in range(4):
@@ -276,6 +300,21 @@ def test_too_many_that_wait_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
         still.step()
         assert [json.loads(socket.recv())["outcome"] for _ in range(3)] == ["applied"] * 3
         socket.close()
+
+
+def test_who_has_many_that_wait_leaves_places_for_others(tmp_path: Path) -> None:
+    """By the prompts of one for frames far ahead, another's is not kept from the next one."""
+    with rig(tmp_path) as live, zmq.Context() as context, live.controller() as run:
+        greedy, at = raw_socket(context, live, zmq.DEALER), live.frame_id + 900
+        for number in range(70):
+            said = {"id": f"g{number}", "verb": "reset", "frame_id": at}
+            greedy.send(json.dumps(said).encode())
+        refused = [json.loads(greedy.recv()) for _ in range(6)]
+        assert [each["reason"] for each in refused] == ["too_many"] * 6
+        assert live.channel._memory.waiting == 64
+        assert run.send("reset").applied
+        assert run.send("pause").applied
+        greedy.close()
 
 
 def test_every_command_is_on_record(live: Rig, run: Controller) -> None:
@@ -290,6 +329,38 @@ def test_every_command_is_on_record(live: Rig, run: Controller) -> None:
     assert told[1]["answer"]["reason"] == "bad_box"
     assert "data" not in told[2]["answer"]
     assert stat.S_IMODE(live.log.stat().st_mode) == 0o600
+
+
+def test_what_was_not_heard_is_on_record_but_a_flood_of_it_drives_nothing_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_NOTES", 8)
+    monkeypatch.setattr(ledger, "_NOTES_A_SECOND", 0.0)
+    with (
+        rig(tmp_path, rate_per_s=0.001, burst=4) as live,
+        live.controller() as run,
+        zmq.Context() as context,
+        raw_socket(context, live, zmq.DEALER) as other,
+    ):
+        for parts in ([b"a", b"b"], [b"junk"]):
+            other.send_multipart(parts)
+            other.recv()
+        run.send("fly", command_id="f")  # type: ignore[arg-type]
+        run.send("reset", command_id="r")
+        run.send("reset", command_id="r")
+        run.send("remove", command_id="o", object_id=0)
+        run.send("reset", command_id="late")
+        told = [(line["command"].get("id"), line["answer"]) for line in lines(live)]
+        heard = [line["event"] == "command" for line in lines(live)]
+        assert heard == [answer["outcome"] == "applied" for _, answer in told]
+        assert [(name, answer.get("reason", answer["outcome"])) for name, answer in told] == [
+            (None, "bad_parts"), (None, "not_json"), ("f", "bad_command"), ("r", "applied"),
+            ("r", "repeated"), ("o", "applied"), ("late", "too_fast"),
+        ]  # fmt: skip
+        for number in range(50):
+            other.send(b'{"id": "%d", "verb": "fly"}' % number)
+        wait_until(lambda: live.heard == 57, lambda: time.sleep(0.02))
+        assert len(lines(live)) == 2 + 8, "what was done, and so many others"
 
 
 def test_a_log_that_cannot_be_written_costs_no_answer(
@@ -331,6 +402,20 @@ def test_those_who_wait_at_the_end_are_told(tmp_path: Path) -> None:
         still.channel.close()
         assert asked.result().reason == "stopped"
     assert lines(still)[-1]["answer"]["reason"] == "stopped"
+
+
+def test_what_came_before_is_answered_as_before_also_to_who_is_too_fast(tmp_path: Path) -> None:
+    """For it may be why it came again; beyond what it is told at all, that ends, too."""
+    with rig(tmp_path, rate_per_s=0.001, burst=1) as live, live.controller() as run:
+        first = run.send("reset", command_id="r0")
+        assert first.applied
+        assert run.send("reset", command_id="r1").reason == "too_fast"
+        assert run.send("reset", command_id="r0") == first
+        assert len(live.follower.applied) == 1
+        with live.controller(timeout_s=0.1) as other:
+            assert [other.send("reset", command_id="r0") for _ in range(21)] == [first] * 21
+            with pytest.raises(ControlError, match="no answer"):
+                other.send("reset", command_id="r0")
 
 
 # Two, many, and hostile
@@ -398,16 +483,18 @@ def test_who_never_reads_is_no_burden(tmp_path: Path) -> None:
         deaf.close()
 
 
-def test_ten_megabytes_are_cut_off(live: Rig, run: Controller) -> None:
-    with zmq.Context() as context:
-        huge = raw_socket(context, live, zmq.DEALER)
-        huge.send(b'{"id": "h", "verb": "ping", "x": "' + b"x" * 10_000_000 + b'"}')
-        assert not huge.poll(500)
-        huge.close()
-    assert run.send("ping").applied
-    assert live.channel.counts["bad_command"] == 0
-    with pytest.raises(ControlError, match="expected at most 65536"):
-        run.exchange("x", b"x" * (MAX_COMMAND_BYTES + 1))
+def test_ten_megabytes_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever answers no ping is cut off, too, but for that.
+    monkeypatch.setitem(WATCHFUL, zmq.HEARTBEAT_IVL, 0)
+    with rig(tmp_path, endpoint="tcp://127.0.0.1:0") as live, live.controller() as run:
+        with raw_peer(live.channel.endpoint, b"DEALER") as peer:
+            peer.sendall(b"\x02" + MAX_COMMAND_BYTES.to_bytes(8, "big") + bytes(MAX_COMMAND_BYTES))
+            assert b"not_json" in peer.recv(4096), "so much may be said"
+            peer.sendall(b"\x02" + (10_000_000).to_bytes(8, "big"))
+            assert peer.recv(4096) == b"", "the connection is over before they have come"
+        assert run.send("ping").applied
+        with pytest.raises(ControlError, match="expected at most 65536"):
+            run.exchange("x", b"x" * (MAX_COMMAND_BYTES + 1))
 
 
 def test_a_hundred_that_come_and_go_are_no_burden(live: Rig, run: Controller) -> None:
@@ -433,6 +520,20 @@ def test_what_has_not_one_part_is_refused(live: Rig, run: Controller, parts: lis
 
 
 # Keys
+
+
+def test_without_keys_nobody_chooses_the_name_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a connection may send in its handshake (ZMTP: properties of READY)."""
+    monkeypatch.setitem(WATCHFUL, zmq.HEARTBEAT_IVL, 0)
+    said = b'{"id": "spoof", "verb": "reset"}'
+    with rig(tmp_path, endpoint="tcp://127.0.0.1:0") as live:
+        name = b"\x07User-Id" + len(b"the-surgeon").to_bytes(4, "big") + b"the-surgeon"
+        with raw_peer(live.channel.endpoint, b"DEALER", more=name) as peer:
+            peer.sendall(bytes([0, len(said)]) + said)
+            assert b"applied" in peer.recv(4096)
+        assert [line["user"] for line in lines(live)] == [""]
 
 
 def test_only_an_allowed_key_is_heard_and_its_name_is_on_record(tmp_path: Path) -> None:

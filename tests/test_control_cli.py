@@ -103,7 +103,12 @@ def test_an_answer_as_it_came(live: Rig, call_main: Call) -> None:
     [
         (("add", "--box", "9,2,3,4"), 1, "add: refused: bad_box (expected x1 < x2"),
         (("remove", "77", "--epoch", "9"), 1, "refused: past_epoch"),
-        (("add", "--text", "the needle"), 1, "refused: no_text (this segmenter takes no words;"),
+        (("add", "--text", "the needle"), 1, "refused: no_text (no segmenter takes words; a"),
+        (("correct", "0", "--text", "it"), 1, "or `phrase add`)"),
+        (("reinit", "0", "--text", "it"), 1, "refused: no_text"),
+        (("reset", "--frame", "0"), 1, "reset: refused: past_frame"),
+        (("remove", "0", "--frame", "0"), 1, "remove: refused: past_frame"),
+        (("rename", "0", "vein", "--epoch", "9"), 1, "rename: refused: past_epoch"),
         (("add",), 2, "expected one of --box, --point"),
         (("add", "--box", "1,2,3,4", "--text", "x"), 2, "expected one of --box, --point"),
         (("add", "--box", "1,2,3"), 2, "--box 1,2,3: expected 4 numbers"),
@@ -188,6 +193,23 @@ def test_insecure_bind_is_said_in_every_section_that_is_there(tmp_path: Path) ->
     assert config.openigtlink_out.insecure_bind
     with pytest.raises(ConfigError, match="insecure_bind: true"):
         configured(tmp_path, text)
+
+
+def test_the_flag_lets_a_run_be_reached_and_says_so(
+    call_main: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = (
+        "results.endpoint=tcp://*:0", "http=null", "control=null", "preview=null",
+        "detector={kind: none}", "source.size_hw=[96, 128]", "source.ahead=0",
+    )  # fmt: skip
+    words = [word for each in settings for word in ("--set", each)]
+    refused = call_main("run", "demo", "--frames", "1", "--out", "a", *words)
+    assert refused.code == 78
+    assert "insecure_bind: true" in refused.stderr
+    done = call_main("run", "demo", "--frames", "1", "--out", "b", *words, "--insecure-bind")
+    assert done.code == 0, done.stderr
+    assert "results: insecure_bind: whoever reaches it may read it" in done.stdout + done.stderr
 
 
 ANYWHERE = {name: "tcp://0.0.0.0:1" for name in ("results", "control", "frames")}

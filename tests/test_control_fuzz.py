@@ -21,6 +21,7 @@ from mutants import VALID, mutants
 from result_packets import wait_until
 from test_curve import Keys
 
+from benchmarks.control import judged
 from pipeline.control.reading import CommandError, read_command
 from stages.control_client import Controller
 
@@ -128,6 +129,12 @@ def test_the_mutants_are_the_same_each_time_and_some_are_good() -> None:
 
     assert 25 < sum(map(is_good, first)) < 475
     assert all(is_good(json.dumps(command).encode()) for command in VALID)
+
+
+def test_the_benchmark_judges_the_slowest_ping() -> None:
+    fine = {"ping_ms_p99": 2.0, "ping_ms_max": 99.0}
+    assert judged({"alone": fine, "flood": fine}) == 0
+    assert judged({"alone": fine, "flood": fine | {"ping_ms_max": 101.0}}) == 1
 
 
 def junk(dice: random.Random) -> bytes:

@@ -14,6 +14,7 @@ import pytest
 import zmq
 from conftest import Outcome
 from result_packets import random_packet, wait_until
+from test_client import paced, running
 
 from stages import zap
 from stages.client import Subscriber
@@ -322,6 +323,19 @@ def test_both_keys_or_none(call_main: Callable[..., Outcome], keys: Keys) -> Non
 
 
 def test_the_command_subscribes_with_keys(call_main: Callable[..., Outcome], keys: Keys) -> None:
+    own = ("--key", str(keys.allowed / "friend.key_secret"))
+    server = ("--server-key", str(keys.folder / "run.key"))
+    config = ZmqPublisherConfig(endpoint=ANY_PORT, curve=keys.curve, hwm=100)
+    publisher = ZmqPublisher(config, "cam1", ("vessel",))
+    with running(publisher, paced(publisher, range(5))):
+        told = call_main("subscribe", publisher.endpoint, *own, *server, "--lines")
+    assert told.code == 0, told.stderr
+    assert told.stdout.splitlines()[-1] == "5 packets, 0 lost"
+
+
+def test_the_command_hears_nothing_without_an_allowed_key(
+    call_main: Callable[..., Outcome], keys: Keys
+) -> None:
     own = ("--key", str(keys.folder / "stranger.key_secret"))
     server = ("--server-key", str(keys.folder / "run.key"))
     with publishing(keys.curve) as publisher:

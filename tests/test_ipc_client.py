@@ -22,6 +22,7 @@ import zmq
 from conftest import ROOT
 from host_ring import OPENERS, HostMemory, HostView
 from result_packets import random_result
+from test_curve import DEAF_S, Keys
 
 from pipeline.config import load_config
 from pipeline.frame_flow import RunOptions
@@ -297,6 +298,30 @@ def test_an_owner_that_tells_nonsense_is_refused_in_one_line(
     with rig.open() as reader, Busy(rig), pytest.raises(RingError, match=said) as error:
         reader.receive(WAIT_S)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\xff", b"{", b"[1]", b"[" * 100_000])
+def test_an_answer_that_is_no_object_is_refused_in_one_line(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    send = rig.ipc._answer
+    monkeypatch.setattr(rig.ipc, "_answer", lambda sender, _: send(sender, answer))
+    with rig.open() as reader, Busy(rig), pytest.raises(RingError, match="expected an object"):
+        reader.receive(WAIT_S)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_results_with_keys_are_for_who_has_one(rig: Rig, tmp_path: Path, known: bool) -> None:
+    keys = Keys(tmp_path / "keys")
+    rig.publisher.close()
+    config = ZmqPublisherConfig(endpoint="tcp://127.0.0.1:0", curve=keys.curve)
+    rig.publisher = ZmqPublisher(config, "cam1", ())
+    try:
+        with rig.open(keys=keys.friend if known else None) as reader, Busy(rig):
+            result = reader.receive(WAIT_S if known else DEAF_S)
+            assert (result is not None) is known
+    finally:
+        rig.publisher.close()
 
 
 def test_a_reader_without_an_owner_gets_nothing(rig: Rig) -> None:

@@ -63,82 +63,22 @@ def test_what_a_configuration_loads_is_listed(
     assert call_main("models", "list", "nothing.yaml").code == 78
 
 
-# --- check ---------------------------------------------------------------------------------
-
-
-def test_a_shipped_model_is_run(call_main: Call) -> None:
-    told = call_main("models", "check", "yolo_demo", "--device", "cpu")
-    assert (told.code, told.stderr) == (0, "")
-    assert "detector, next frame: " in told.stdout
-    assert "resident memory +" in told.stdout
-    assert told.stdout.endswith("ok\n")
-
-
-def test_a_folder_is_run(call_main: Call, folder: Path) -> None:
-    told = call_main("models", "check", str(folder), "--device", "cpu")
-    assert told.code == 0, told.stdout
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert digest in told.stdout
-    assert told.stdout.endswith("ok\n")
-
-
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "cut": ("model.safetensors", _cut, "truncated or not a safetensors file"),
-    "empty": ("model.safetensors", lambda path: path.write_bytes(b""), "the file is empty"),
-    "text": ("tokenizer.json", lambda path: path.write_text("{"), "not JSON"),
-    "bpe": ("merges.txt", lambda path: path.write_bytes(b""), "the file is empty"),
-    "lacking": (
-        "config.json",
-        lambda path: path.write_text('{"model_type": "sam3"}'),
-        "config.json",
-    ),
-    "gone": ("processor_config.json", lambda path: path.unlink(), "no such file"),
-}
-
-
-@pytest.mark.parametrize("name", sorted(BROKEN))
-def test_a_broken_file_is_named_with_the_reason(
-    call_main: Call, folder: Path, tmp_path: Path, name: str
-) -> None:
-    file, spoil, reason = BROKEN[name]
-    copy = tmp_path / "model"
-    shutil.copytree(folder, copy)
-    spoil(copy / file)
-    told = call_main("models", "check", str(copy), "--device", "cpu")
+def test_a_link_to_nothing_is_told(call_main: Call, tmp_path: Path, folder: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    (copy / "extra.json").symlink_to(tmp_path / "gone")
+    (copy / "notes.txt").mkdir()
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"name: c\nsource: {{kind: phantom}}\ndetector: {{kind: sam3, model: {copy}}}\n"
+        "segmenter: {kind: sam2_stream, model: demo}\n"
+    )
+    told = call_main("models", "list", str(config))
     assert told.code == 1
-    failed = [line for line in told.stdout.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 1
-    assert reason in failed[0]
-    assert str(copy / file) in failed[0]
-
-
-def test_a_folder_of_another_kind_is_hashed_only(call_main: Call, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    told = call_main("models", "check", str(tmp_path))
-    assert told.code == 0
-    assert "files only: there is no stage here" in told.stdout
-
-
-@pytest.mark.parametrize(
-    ("target", "said"),
-    [
-        ("nothing", "nothing"),
-        ("none.safetensors", "no such file, expected one, a folder, or one of"),
-    ],
-)
-def test_what_is_nothing_is_told(call_main: Call, target: str, said: str) -> None:
-    told = call_main("models", "check", target)
-    assert told.code == 78
-    assert said in told.stderr
-    assert told.stderr.count("\n") == 1
-
-
-def test_an_empty_folder(call_main: Call, tmp_path: Path) -> None:
-    assert "holds no model files" in call_main("models", "check", str(tmp_path)).stderr
+    assert f"  {copy / 'extra.json'}\n    No such file or directory\n" in told.stdout
+    assert f"  {copy / 'model.safetensors'}\n    sha256 " in told.stdout
+    assert "notes.txt" not in told.stdout
+    checked = call_main("models", "check", str(copy), "--device", "cpu")
+    assert f"FAILED  {copy / 'extra.json'}: No such file or directory\n" in checked.stdout
 
 
 # --- fetch ---------------------------------------------------------------------------------
@@ -230,6 +170,45 @@ def test_known_failures_are_one_line(
     assert told.stderr.count("\n") == 1
     assert "CANARY" not in told.stderr + told.stdout
     assert there(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        ((403, "GatedRepo"), "its owner asks for consent first: accept the terms on"),
+        ((404, "EntryNotFound"), "a file that it lists is not there"),
+        ((410, ""), "answered 410"),
+    ],
+)
+def test_known_failures_of_a_file_that_is_listed(
+    ask: Call, tmp_path: Path, refusal: tuple[int, str], said: str
+) -> None:
+    with LocalHub(FILES, refusal, listed=True) as hub:
+        told = ask(hub, "--yes")
+    assert told.code == 1
+    assert said in told.stderr
+    assert told.stderr.count("\n") == 1
+    assert there(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_put_leaves_the_others_as_they_were(
+    ask: Call, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    (to / "model.safetensors").mkdir(parents=True)
+    (to / "config.json").write_text("as it was")
+    with LocalHub(FILES) as hub:
+        told = ask(hub, "--yes")
+        assert told.code == 1
+        assert f"{to / 'model.safetensors'}: Is a directory" in told.stderr
+        assert there(tmp_path) == ["config.json", "model.safetensors"]
+        assert (to / "config.json").read_text() == "as it was"
+        (to / "config.json").unlink()
+        assert ask(hub, "--yes").code == 1
+        assert there(tmp_path) == ["model.safetensors"]
+        (to / "model.safetensors").rmdir()
+        assert ask(hub, "--yes").code == 0
+    assert (to / "config.json").read_bytes() == FILES["config.json"]
 
 
 def test_a_hub_that_is_not_there(ask: Call, tmp_path: Path) -> None:

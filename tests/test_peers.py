@@ -27,17 +27,18 @@ GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + byt
 
 
 @contextmanager
-def raw_peer(endpoint: str, kind: bytes) -> Iterator[sockets.socket]:
-    """A socket of that kind, past its handshake (ZMTP 3.0, mechanism NULL)."""
+def raw_peer(endpoint: str, kind: bytes, more: bytes = b"") -> Iterator[sockets.socket]:
+    """A socket of that kind, past its handshake (ZMTP 3.0, mechanism NULL), where it says ``more``
+    of itself."""
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
+    ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind + more
     with sockets.create_connection((host, int(port)), timeout=10) as peer:
         peer.sendall(GREETING + b"\x04" + bytes([len(ready)]) + ready)
         heard = b""
         while b"Socket-Type" not in heard:
-            more = peer.recv(4096)
-            assert more
-            heard += more
+            got = peer.recv(4096)
+            assert got
+            heard += got
         time.sleep(0.05)  # the rest of what it says
         yield peer
 

@@ -124,7 +124,7 @@ def test_what_is_not_looked_for_cannot_be_removed() -> None:
 
 def test_more_wishes_than_anyone_waits_for_are_refused() -> None:
     phrases = Phrases(Words())
-    told = [phrases.add(f"p{number}") for number in range(70)]
+    told = [phrases.add(f"p{number}") for number in range(134)]
     assert [each.result().reason for each in told if each.done()] == ["too_many"] * 6
 
 

@@ -293,15 +293,19 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (cut, "model.safetensors: truncated or not a safetensors file"),
     "empty": (lambda f: (f / "model.safetensors").write_bytes(b""), "the file is empty"),
     "not_finite": (not_finite, "holds values that are not finite"),
-    "fewer": (fewer_tensors, "its weights lack"),
+    "fewer": (fewer_tensors, "lacks "),
     "tokenizer": (no_tokenizer, "lacks tokenizer.json, or vocab.json in its place"),
     "bpe": (no_bpe, "lacks tokenizer.json, or merges.txt in its place"),
     "tokenizer_text": (lambda f: (f / "tokenizer.json").write_text("x"), "tokenizer.json: not JS"),
+    "tokenizer_empty": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "the tokenizer cannot be read",
+    ),
     "pixels": (without("processor_config.json"), "processor_config.json: no such file"),
     "side": (
         edited("processor_config.json", lambda c: c["image_processor"].update(
             size={"height": 64, "width": 64})),
-        "pictures of (64, 64) pixels (preprocessor_config.json) for a model of (112, 112)",
+        "pictures of (64, 64) pixels for a model of (112, 112)",
     ),
     "resample": (
         edited("processor_config.json", lambda c: c["image_processor"].update(resample=3)),
@@ -314,6 +318,15 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
+BAD_FILE = {
+    "fewer": "model.safetensors",
+    "not_finite": "model.safetensors",
+    "side": "processor_config.json",
+    "tokenizer_empty": "tokenizer.json",
+}
+"""What is found when everything is loaded names the file, too."""
+
+
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_a_bad_folder_is_one_line(folder: Path, tmp_path: Path, name: str) -> None:
     spoil, expected = BAD[name]
@@ -323,7 +336,7 @@ def test_a_bad_folder_is_one_line(folder: Path, tmp_path: Path, name: str) -> No
     with pytest.raises(ConfigError) as caught:
         made(copy)
     assert expected in str(caught.value)
-    assert str(copy) in str(caught.value)
+    assert str(copy / BAD_FILE.get(name, "")) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_sam3 import VERSIONS, install_sam3, with_gpus
 from numpy.typing import NDArray
 from tiny_sam2 import listening
 
 import stages.sam3_predictor as sam3_predictor
 from kpi.events import ErrorRaised
 from stages.errors import ConfigError
+from stages.file_digest import sha256_of
 from stages.sam3_frames import (
     Sam3Error,
     Sam3PromptError,
@@ -22,7 +24,13 @@ from stages.sam3_frames import (
     frame_of,
     request_of,
 )
-from stages.sam3_predictor import Sam3ClipConfig, check_gpus, check_versions, open_predictor
+from stages.sam3_predictor import (
+    Sam3ClipConfig,
+    check_gpus,
+    check_versions,
+    loaded_sam3,
+    open_predictor,
+)
 from stages.sam3_session import Sam3Session
 
 SIZE = (6, 8)
@@ -40,7 +48,7 @@ class FakePredictor:
         self.error = error or RuntimeError("CUDA out of memory\nmore")
         self.open: set[str] = set()
         self.requests: list[dict[str, Any]] = []
-        self.streams = 0
+        self.streams = self.shutdowns = 0
 
     def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
         self.requests.append(request)
@@ -48,10 +56,12 @@ class FakePredictor:
             case "start_session":
                 if "missing" in request["resource_path"]:
                     raise FileNotFoundError("no such clip")
-                self.open.add("s1")
-                return {"session_id": "s1"}
+                self.open.add(request["session_id"])
+                return {}
             case "add_prompt":
                 assert request["session_id"] in self.open
+                if len(request.get("bounding_boxes", [0])) != 1:
+                    raise RuntimeError("visual prompts should only have one box")
                 if self.breaks_at == -1:
                     raise self.error
                 frame = request["frame_index"]
@@ -83,6 +93,9 @@ class FakePredictor:
 
     def shutdown(self) -> None:
         self.open.clear()
+        self.shutdowns += 1
+        if self.breaks_at == -3:
+            raise self.error
 
     def _outputs(self, frame: int) -> dict[str, Any]:
         if frame in self.empty:
@@ -167,6 +180,12 @@ def test_points_name_an_object_by_the_id_it_was_shown_with() -> None:
             made.add_prompt(4, SessionPrompt(points=((1, 1),), labels=(0,), obj_id=1))
 
 
+def test_no_id_comes_twice_without_a_walk_between() -> None:
+    with session(FakePredictor()) as made:
+        told = [made.add_prompt(0, SessionPrompt(text=text)) for text in ("sky", "sea")]
+    assert [each.obj_ids.tolist() for each in told] == [[0, 1], [2, 3]]
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
@@ -176,6 +195,7 @@ def test_points_name_an_object_by_the_id_it_was_shown_with() -> None:
         (SessionPrompt(boxes=((3, 3, 2, 5),)), "expected x1 < x2 and y1 < y2 inside the 8x6"),
         (SessionPrompt(boxes=((0, 0, 9, 5),)), "inside the 8x6 picture"),
         (SessionPrompt(boxes=((0, 0, float("nan"), 5),)), "inside the 8x6 picture"),
+        (SessionPrompt(boxes=((0, 0, 1, 1), (2, 2, 4, 4))), "2 boxes, expected one to begin"),
         (SessionPrompt(boxes=((0, 0, 1, 1),), box_labels=(2,)), "box_labels: expected 0 or 1"),
         (SessionPrompt(points=((1, 1),), labels=(1,)), "points without obj_id"),
         (SessionPrompt(points=((1, 1),), obj_id=1), "labels: expected 0 or 1 for each of 1"),
@@ -237,6 +257,14 @@ def test_empty_frames_are_zeros() -> None:
     assert found[4].scores.tolist() == [0, 0]
 
 
+def test_forgotten_objects_are_not_out_of_sight() -> None:
+    with session(FakePredictor(empty=frozenset({4}))) as made:
+        made.add_prompt(0, SessionPrompt(text="sky"))
+        list(made.propagate())
+        made.add_prompt(0, SessionPrompt(text="sea"))
+        assert [each.obj_ids.tolist() for each in made.propagate(4, 1)] == [[2, 3], [2, 3]]
+
+
 def test_empty_frames_are_left_out_and_counted() -> None:
     with session(FakePredictor(empty=frozenset({0, 4, 5})), empty_output="skip") as made:
         made.add_prompt(0, SessionPrompt(text="sky"))
@@ -264,7 +292,7 @@ def test_no_frame_is_lost_where_the_words_are_said_again_on_the_way_back(heals: 
         found = list(made.propagate(7, 5, "backward"))
         assert made.retried == 1
     assert [each.frame_idx for each in found] == [6, 5, 4, 3, 2]
-    assert found[2].obj_ids.tolist() == ([2, 3] if heals else [0, 1])
+    assert found[2].obj_ids.tolist() == ([2, 3] if heals else [])  # 0 and 1 are forgotten
     assert found[2].masks.any() == heals
     assert found[3].obj_ids.tolist() == [2, 3]
 
@@ -276,6 +304,14 @@ def test_what_stays_empty_is_asked_again_a_few_times_only() -> None:
         assert made.retried == 3
     assert [each.frame_idx for each in found] == list(range(FRAMES))
     assert not found[9].masks.any()
+
+
+def test_the_words_are_said_again_where_a_walk_begins_elsewhere() -> None:
+    with session(FakePredictor(empty=frozenset({5}), heals=True), empty_output="retry") as made:
+        made.add_prompt(0, SessionPrompt(text="sky"))
+        found = list(made.propagate(5, 1))
+        assert made.retried == 1
+    assert [(each.frame_idx, each.obj_ids.tolist()) for each in found] == [(5, [2, 3]), (6, [2, 3])]
 
 
 def test_boxes_are_not_said_again_elsewhere() -> None:
@@ -352,6 +388,21 @@ def test_a_clip_that_cannot_be_opened() -> None:
         Sam3Session(FakePredictor(), Path("missing.mp4"), SIZE)
 
 
+def test_a_start_that_is_interrupted_leaves_no_session_open() -> None:
+    class Interrupted(FakePredictor):
+        def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
+            answer = super().handle_request(request)
+            if request["type"] == "start_session":
+                raise KeyboardInterrupt
+            return answer
+
+    predictor = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        session(predictor)
+    assert [each["type"] for each in predictor.requests] == ["start_session", "close_session"]
+    assert not predictor.open
+
+
 def test_nothing_is_followed_before_it_was_prompted() -> None:
     with session(FakePredictor()) as made, pytest.raises(Sam3Error, match="nothing is prompted"):
         made.propagate()
@@ -397,6 +448,7 @@ def test_without_the_package_one_line_says_so(
         raise sam3_predictor.PackageNotFoundError(name)
 
     monkeypatch.setattr(sam3_predictor, "version", absent)
+    with_gpus(monkeypatch, 1)
     with pytest.raises(ConfigError, match=r"need the sam3 package, which is not installed"):
         open_predictor(Sam3ClipConfig(**files))
 
@@ -423,13 +475,70 @@ def test_the_versions_that_count_are_told(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_without_cuda_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with_gpus(monkeypatch, 0)
     with pytest.raises(ConfigError, match="need a CUDA GPU, and torch finds none here"):
         check_gpus((0,))
 
 
+def test_without_cuda_nobody_is_told_to_install_the_package(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_gpus(monkeypatch, 0)
+    with pytest.raises(ConfigError, match="need a CUDA GPU"):
+        open_predictor(Sam3ClipConfig(**files))
+
+
+def test_the_package_is_given_what_was_named(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, given = FakePredictor(), []
+
+    def build(**told: object) -> FakePredictor:
+        given.append(told)
+        return predictor
+
+    install_sam3(monkeypatch, build)
+    with_gpus(monkeypatch, 2)
+    digest = sha256_of(files["checkpoint_path"])
+    with loaded_sam3(Sam3ClipConfig(**files, gpus_to_use=(1,), sha256=digest)) as opened:
+        assert opened.predictor is predictor
+        assert (opened.versions, opened.sha256) == (VERSIONS, digest)
+        assert not predictor.shutdowns
+    assert predictor.shutdowns == 1
+    named = {name: str(path) for name, path in files.items()}
+    assert given == [{**named, "gpus_to_use": [1]}]
+    with pytest.raises(ConfigError, match="sha256 is"):
+        open_predictor(Sam3ClipConfig(**files, sha256="0" * 64))
+
+
+def test_what_the_package_cannot_load_is_one_line(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(**told: object) -> FakePredictor:
+        raise RuntimeError("Error(s) in loading state_dict\nmore")
+
+    install_sam3(monkeypatch, build)
+    with pytest.raises(ConfigError, match=r"sam3.pt: sam3 cannot load it \(Error\(s\) in") as told:
+        open_predictor(Sam3ClipConfig(**files))
+    assert "\n" not in str(told.value)
+
+
+def test_a_model_that_does_not_shut_down_is_told_and_hides_no_error(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_sam3(monkeypatch, lambda **told: FakePredictor(breaks_at=-3))
+    with (
+        listening() as events,
+        pytest.raises(ZeroDivisionError),
+        loaded_sam3(Sam3ClipConfig(**files)),
+    ):
+        raise ZeroDivisionError
+    assert [each.message for each in events if isinstance(each, ErrorRaised)] == [
+        "shutting down: CUDA out of memory"
+    ]
+
+
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with_gpus(monkeypatch, 2)
     with pytest.raises(ConfigError, match="gpus_to_use: got 2, expected numbers from 0 to 1"):
         check_gpus((0, 2))

@@ -51,6 +51,20 @@ def test_nothing_is_kept_unless_asked(taking: Snapshots, tmp_path: Path) -> None
     assert not any(tmp_path.iterdir())
 
 
+def test_what_was_taken_back_is_not_taken_and_another_may_be(
+    taking: Snapshots, tmp_path: Path
+) -> None:
+    first = asked(taking)
+    taking.offer(frame(0))
+    assert first.cancel()
+    taking.write(packet(0))
+    assert not any(tmp_path.iterdir())
+    second = asked(taking)
+    taking.offer(frame(1))
+    taking.write(packet(1))
+    assert second.result(10).frame_id == 1
+
+
 def test_the_next_frame_becomes_a_picture_and_its_state(taking: Snapshots, tmp_path: Path) -> None:
     told = asked(taking)
     taking.write(packet(6))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -163,10 +163,19 @@ HELLO = (
 """What a SUB socket says first (ZMTP 3.0, mechanism NULL)."""
 
 
+def dialled(publisher: ZmqPublisher) -> sockets.socket:
+    if publisher.endpoint.startswith("tcp"):
+        return sockets.create_connection(address(publisher), timeout=10)
+    peer = sockets.socket(sockets.AF_UNIX)
+    peer.settimeout(10)
+    peer.connect(publisher.endpoint.removeprefix("ipc://"))
+    return peer
+
+
 @contextmanager
 def raw_peer(publisher: ZmqPublisher) -> Iterator[sockets.socket]:
     """A SUB socket of our own, past its handshake."""
-    with sockets.create_connection(address(publisher), timeout=10) as peer:
+    with dialled(publisher) as peer:
         peer.sendall(HELLO)
         heard = b""
         while b"XPUB" not in heard:
@@ -181,6 +190,43 @@ def settled(publisher: ZmqPublisher, peer: sockets.socket) -> None:
     before = publisher.heard["refused"]
     peer.sendall(words(b"that is all"))
     wait_until(lambda: publisher.heard["refused"] > before, publisher.poll)
+
+
+def long_word(dice: random.Random, size: int) -> bytes:
+    """A random subscription as a ZMTP frame."""
+    return b"\x02" + (size + 1).to_bytes(8, "big") + b"\x01" + dice.randbytes(size)
+
+
+@pytest.mark.parametrize("size", [8, 1000])
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_who_subscribes_without_end_is_cut_off(tmp_path: Path, transport: str, size: int) -> None:
+    """libzmq keeps every prefix, also one of nothing that is sent: here 190 MB, were it to stay."""
+    tmp_path.chmod(0o700)
+    endpoint = "tcp://127.0.0.1:0" if transport == "tcp" else f"ipc://{tmp_path}/results"
+    dice = random.Random(1)  # noqa: S311 (to be repeated)
+    publisher = ZmqPublisher(ZmqPublisherConfig(endpoint=endpoint), "cam1", ())
+    try:
+        with Subscriber(publisher.endpoint, "cam1") as healthy, zmq.Context() as context:
+            wait_until(lambda: publisher.subscribers == 1, publisher.poll)
+            with context.socket(zmq.SUB) as modest:
+                modest.linger = 0
+                for _ in range(900 if size == 8 else 60):
+                    modest.subscribe(dice.randbytes(size))
+                modest.subscribe(b"result/")
+                modest.connect(publisher.endpoint)
+                wait_until(lambda: publisher.subscribers == 2, publisher.poll)
+                before = rss()
+                with raw_peer(publisher) as greedy, suppress(OSError):
+                    for _ in range(80):
+                        greedy.sendall(b"".join(long_word(dice, size) for _ in range(50)))
+                        publisher.poll()
+                    wait_until(lambda: publisher.peers == 2, publisher.poll)
+                assert publisher.heard["greedy"] == 1
+                assert rss() - before < 100 << 20
+                assert publisher.subscribers == 2
+            exchange(publisher, healthy, SMALL)
+    finally:
+        publisher.close()
 
 
 def test_who_counts_twice_counts_once_and_is_forgotten_when_gone(publisher: ZmqPublisher) -> None:

@@ -22,8 +22,20 @@ _DATA = {"data"}
 
 
 @dataclass(frozen=True, slots=True)
+class MessageCame(Event):
+    """A line about what was no command, was not heard, or came again."""
+
+    event: ClassVar[str] = "message"
+    user: str
+    peer: str
+    command: dict[str, Any]
+    """Its id, where it could be read."""
+    answer: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class CommandEnded(Event):
-    """One line of the audit log."""
+    """A line about a command."""
 
     event: ClassVar[str] = "command"
     user: str
@@ -49,7 +61,15 @@ class AuditLog:
         if "mask" in said:
             said["mask"] = {"size_hw": said["mask"]["size_hw"]}
         ended = answer.model_dump(exclude_defaults=True, exclude=_DATA)
-        self._sink.write(self._clock(), CommandEnded(user, peer.hex(), said, ended))
+        self._line(CommandEnded(user, peer.hex(), said, ended))
+
+    def note(self, user: str, peer: bytes, command_id: str | None, ended: dict[str, Any]) -> None:
+        """A message that was no command, or not heard as one."""
+        said = {} if command_id is None else {"id": command_id}
+        self._line(MessageCame(user, peer.hex(), said, ended))
+
+    def _line(self, event: Event) -> None:
+        self._sink.write(self._clock(), event)
         try:
             self._sink.flush()
         except EventsLostError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.control.channel import ControlChannel
 from pipeline.control.config import ControlConfig
+from pipeline.control.deadlines import Deadlines
 from pipeline.control.desk import Desk
 from pipeline.control.names import Names
 from pipeline.control.seen import Seen
@@ -58,5 +59,6 @@ def build_control(
         snapshots=snapshots,
         status=status,
         class_names=class_names,
+        deadlines=Deadlines(config.patience_s),
     )
     return Control(ControlChannel(config, desk), seen, snapshots, names)

@@ -19,9 +19,9 @@ from pipeline.control.commands import Command, Ping, Status
 from pipeline.control.config import ControlConfig
 from pipeline.control.desk import Desk
 from pipeline.control.door import Door, Letter
-from pipeline.control.ledger import Ledger
+from pipeline.control.ledger import Ledger, Unheard
 from pipeline.control.limits import Limits
-from pipeline.control.memory import WAITING, Key, Memory, Route
+from pipeline.control.memory import Key, Memory
 from pipeline.control.reading import CommandError, id_in, read_command
 from pipeline.control.wake import Wake
 
@@ -104,6 +104,7 @@ class ControlChannel:
             except Exception as error:  # ours, whatever it is: the channel goes on
                 self.counts["failed"] += 1
                 self._ledger.fail("", error)
+        self._expire()
         self._answer_ended()
         for became, connections in self._door.connections().items():
             self.counts[became] = connections
@@ -113,47 +114,61 @@ class ControlChannel:
 
     def _take(self, letter: Letter) -> None:
         verdict = self._limits.judge(letter.peer, time.monotonic())
-        if verdict != "heard":
+        if verdict == "ignored":
             self.counts["too_fast"] += 1
-            if verdict == "told":
-                body = letter.body or b""
-                asked = id_in(body) if 0 < len(body) <= _SMALL else None
-                self._refuse(letter.route, asked, "too_fast")
             return
-        if letter.body is None:
-            self.counts["bad_parts"] += 1
-            self._refuse(letter.route, None, "bad_parts", "expected a message of one part")
+        body = letter.body or b""
+        digest = hashlib.sha256(body).digest()
+        if self._repeat(letter, digest):
             return
+        if verdict == "told":
+            self._refuse(letter, id_in(body) if 0 < len(body) <= _SMALL else None, "too_fast")
+        elif letter.body is None:
+            self._refuse(letter, None, "bad_parts", "expected a message of one part")
+        else:
+            self._read(letter, body, digest)
+
+    def _read(self, letter: Letter, body: bytes, digest: bytes) -> None:
         try:
-            command = read_command(letter.body)
+            command = read_command(body)
         except CommandError as error:
-            self.counts[error.reason] += 1
-            self._refuse(letter.route, error.command_id, error.reason, error.detail)
+            self._refuse(letter, error.command_id, error.reason, error.detail)
             return
-        self._hear(letter, letter.body, command)
+        self._hear(letter, digest, command)
+
+    def _expire(self) -> None:
+        try:
+            self._desk.expire()
+        except Exception as error:  # as above
+            self._ledger.fail("", error)
 
     def _answer_ended(self) -> None:
         while self._ended:
             self._answer(*self._ended.popleft())
 
-    def _hear(self, letter: Letter, body: bytes, command: Command) -> None:
+    def _repeat(self, letter: Letter, digest: bytes) -> bool:
+        """Answer what was asked before; also who is too fast, for it may not know of the answer."""
+        before = self._memory.find_same(letter.user, digest)
+        if before is None:
+            return False
+        self._ledger.repeated(letter, before.id)
+        if before.answer is None:
+            before.add(letter.route)
+        else:
+            self._door.send(letter.route, before.answer)
+        return True
+
+    def _hear(self, letter: Letter, digest: bytes, command: Command) -> None:
         if isinstance(command, Ping | Status):  # done again as often as asked, so not remembered
             self._end(letter, command, self._begin(command).result())
             return
-        key, digest = (letter.user, command.id), hashlib.sha256(body).digest()
-        before = self._memory.find(key)
-        if before is not None and before.command != digest:
+        key = letter.user, command.id
+        if self._memory.find(key) is not None:
             self._end(letter, command, Effect("id_reused"))
-        elif before is not None:
-            self.counts["repeated"] += 1
-            if before.answer is None:
-                before.add(letter.route)
-            else:
-                self._door.send(letter.route, before.answer)
-        elif self._memory.waiting >= WAITING:
+        elif not self._memory.has_place(letter.asker):
             self._end(letter, command, Effect("too_many"))
         else:
-            self._memory.begin(key, digest, letter.route)
+            self._memory.begin(key, letter.asker, digest, letter.route)
             self._asked[key] = letter, command
             self._begin(command).add_done_callback(self._pass_on(key))
 
@@ -189,9 +204,11 @@ class ControlChannel:
         self._ledger.record(letter, command, answer)
         self._door.send(letter.route, answer)
 
-    def _refuse(self, route: Route, asked: str | None, reason: str, detail: str = "") -> None:
+    def _refuse(self, letter: Letter, asked: str | None, reason: Unheard, detail: str = "") -> None:
         told = detail or DETAILS[reason]
-        self._door.send(route, Answer(id=asked, outcome="refused", reason=reason, detail=told))
+        answer = Answer(id=asked, outcome="refused", reason=reason, detail=told)
+        self._ledger.refused(letter, reason, answer)
+        self._door.send(letter.route, answer)
 
     def _release(self) -> None:
         self._wake.close()

@@ -17,3 +17,6 @@ class ControlConfig(Reach):
     """Commands a second that one controller may send for long; more are refused, and told so."""
     burst: int = Field(default=100, ge=1, le=100_000)
     """Commands that one controller may send at once."""
+    patience_s: float = Field(default=2.0, gt=0, le=600)
+    """How long a command that is for the next frame waits for one; more for a run that is slower
+    than that (a phrase a frame is taken up)."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +26,15 @@ from pipeline.control.commands import (
     Snapshot,
     Status,
 )
+from pipeline.control.deadlines import Deadlines
 from pipeline.control.effects import done, then
-from pipeline.control.names import Names
+from pipeline.control.names import Names, Unnamed
 from pipeline.control.phrase_desk import change, counted
 from pipeline.control.seen import Seen, describe
 from pipeline.control.snapshots import Snapshots, Taken
 from stages.base import PhraseBook, PromptedSegmenter, SwitchedDetector, ToldDetector
 from stages.box_inbox import BoxesAsked, BoxesEnd
 from stages.prompting import Outcome, Prompt
-
-_WAITS_NS: Final = 2_000_000_000
-"""A prompt for the next frame is not for one that comes when the source was away."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +54,14 @@ class Desk:
     snapshots: Snapshots
     status: Callable[[], Mapping[str, object]]
     class_names: Sequence[str]
+    deadlines: Deadlines
+    """What is for the next frame is not for one that comes when the source was away."""
+
+    def expire(self) -> None:
+        """Take back what has waited too long; to be called again and again, by one thread."""
+        self.deadlines.expire()
+        if self.segmenter is not None:
+            self.segmenter.expire()
 
     def carry_out(self, command: Command) -> Future[Effect]:
         """Begin; the result may come in another thread."""
@@ -70,7 +75,7 @@ class Desk:
             case Snapshot():
                 return self._snapshot()
             case _ if isinstance(command, Phrasing):
-                return change(self.phrases, command, self._epoch(None))
+                return change(self.phrases, command, self._epoch(None), self.deadlines)
             case Status():
                 return done(Effect(epoch=self._epoch(None), data=self._status()))
             case _ if isinstance(command, Prompting):
@@ -103,14 +108,14 @@ class Desk:
             class_id=class_id,
             epoch=epoch,
             frame_id=command.frame_id,
-            until_ns=time.monotonic_ns() + _WAITS_NS if command.frame_id is None else None,
+            until_ns=self.deadlines.until_ns if command.frame_id is None else None,
         )
 
         def effect(outcome: Outcome) -> Effect:
             about = object_id if outcome.object_id is None else outcome.object_id
             return Effect(outcome.reason, epoch, outcome.frame_id, about)
 
-        return then(self.segmenter.prompt(prompt).outcome, effect)
+        return then(self.segmenter.prompt(prompt).outcome, effect, epoch)
 
     def _decoded(self, mask: Mask) -> NDArray[np.bool_] | None:
         """bool (H, W); None where it is not of the picture's size, so that none larger is made."""
@@ -127,17 +132,19 @@ class Desk:
         if epoch is None:
             return done(Effect("no_frame_yet"))
 
-        def effect(frame_id: int | None) -> Effect:
-            reason = "unknown_object" if frame_id is None else None
+        def effect(end: int | Unnamed) -> Effect:
+            reason, frame_id = (None, end) if isinstance(end, int) else (end, None)
             return Effect(reason, epoch, frame_id, command.object_id)
 
-        return then(self.names.ask(epoch, command.object_id, command.name), effect)
+        asked = self.names.ask(epoch, command.object_id, command.name)
+        return then(self.deadlines.watch(asked), effect, epoch)
 
     def _switch(self, *, on: bool) -> Future[Effect]:
         if self.detector is None:
             return done(Effect("no_detector"))
         epoch = self._epoch(None)
-        return then(self.detector.switch.set(on), lambda at: Effect(None, epoch, at))
+        asked = self.deadlines.watch(self.detector.switch.set(on))
+        return then(asked, lambda at: Effect(None, epoch, at), epoch)
 
     def _tell_boxes(self, command: Boxes) -> Future[Effect]:
         if self.boxes is None:
@@ -148,13 +155,15 @@ class Desk:
             np.array(rows, np.float32).reshape(-1, 6),
             epoch,
             command.frame_id,
-            until_ns=time.monotonic_ns() + _WAITS_NS if command.frame_id is None else None,
         )
 
         def effect(end: BoxesEnd) -> Effect:
             return Effect(end.reason, epoch, end.frame_id)
 
-        return then(self.boxes.tell(asked), effect)
+        told = self.boxes.tell(asked)
+        if command.frame_id is None:
+            self.deadlines.watch(told)
+        return then(told, effect, epoch)
 
     def _snapshot(self) -> Future[Effect]:
         taking = self.snapshots.ask()
@@ -164,7 +173,7 @@ class Desk:
         def effect(taken: Taken) -> Effect:
             return Effect(None, taken.epoch, taken.frame_id, data={"files": list(taken.files)})
 
-        return then(taking, effect)
+        return then(self.deadlines.watch(taking), effect, self._epoch(None))
 
     def _status(self) -> dict[str, Any]:
         packet = self.seen.packet

@@ -40,6 +40,11 @@ class Letter:
     body: bytes | None
     """None: it had not one part."""
 
+    @property
+    def asker(self) -> str:
+        """Whose it is: a key's, without CURVE a connection's."""
+        return self.user or self.peer.hex()
+
 
 class Door:
     """A bound ROUTER socket. Made in one thread, it then belongs to another."""
@@ -60,6 +65,7 @@ class Door:
             raise
         self.endpoint = endpoint_of(self.socket)
         """What was bound, with the port in numbers."""
+        self._knows_users = config.curve is not None
         self._peers = Peers(self._context, self.socket, ROOM_BYTES)
         self.monitor = self._peers.monitor
 
@@ -75,7 +81,15 @@ class Door:
             route, rest = (peer, b""), rest[1:]
         body = rest[0].bytes if len(rest) == 1 else None
         self._peers.heard(frames[-1])
-        return Letter(peer, _user(frames[-1]), route, body)
+        return Letter(peer, self._user(frames[-1]), route, body)
+
+    def _user(self, frame: zmq.Frame) -> str:
+        if not self._knows_users:  # without CURVE it says what the peer likes
+            return ""
+        try:
+            return str(frame.get("User-Id"))
+        except zmq.ZMQError:
+            return ""
 
     def send(self, route: Route, answer: Answer) -> None:
         """Never waits: an answer for who is gone, or does not read, is dropped."""
@@ -92,10 +106,3 @@ class Door:
         self._peers.close()
         self.socket.close()
         self._context.term()
-
-
-def _user(frame: zmq.Frame) -> str:
-    try:
-        return str(frame.get("User-Id"))
-    except zmq.ZMQError:
-        return ""

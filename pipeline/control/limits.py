@@ -13,9 +13,20 @@ _TOLD: Final = 20
 
 
 @dataclass(slots=True)
-class _Bucket:
+class Bucket:
+    """Tokens that are left, and when that was so."""
+
     left: float
     at: float
+
+    def spend(self, rate: float, most: float, now_s: float) -> bool:
+        """Take one, where there is one; ``rate`` come a second, up to ``most``."""
+        self.left = min(most, self.left + (now_s - self.at) * rate)
+        self.at = now_s
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
 
 
 class Limits:
@@ -24,28 +35,19 @@ class Limits:
 
     def __init__(self, rate_per_s: float, burst: int) -> None:
         self._rate, self._burst = rate_per_s, burst
-        self._peers: OrderedDict[bytes, tuple[_Bucket, _Bucket]] = OrderedDict()
+        self._peers: OrderedDict[bytes, tuple[Bucket, Bucket]] = OrderedDict()
 
     def judge(self, peer: bytes, now_s: float) -> Verdict:
         """`heard`; or refused, which it is `told`, unless it has been told often enough."""
         buckets = self._peers.pop(peer, None)
         if buckets is None:
             most = self._burst * _TOLD
-            buckets = _Bucket(self._burst, now_s), _Bucket(most, now_s)
+            buckets = Bucket(self._burst, now_s), Bucket(most, now_s)
             if len(self._peers) >= _PEERS:
                 self._peers.popitem(last=False)
         self._peers[peer] = buckets
-        if _spend(buckets[0], self._rate, self._burst, now_s):
+        if buckets[0].spend(self._rate, self._burst, now_s):
             return "heard"
-        if _spend(buckets[1], self._rate * _TOLD, self._burst * _TOLD, now_s):
+        if buckets[1].spend(self._rate * _TOLD, self._burst * _TOLD, now_s):
             return "told"
         return "ignored"
-
-
-def _spend(bucket: _Bucket, rate: float, most: float, now_s: float) -> bool:
-    bucket.left = min(most, bucket.left + (now_s - bucket.at) * rate)
-    bucket.at = now_s
-    if bucket.left < 1:
-        return False
-    bucket.left -= 1
-    return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Literal
 
 from stages.packets import HostPacket
+from stages.requests import Requests
+
+Unnamed = Literal["past_epoch", "unknown_object"]
 
 
 class Names:
@@ -16,16 +19,14 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._asked: deque[tuple[int, int, str, Future[int | None]]] = deque()
+        self._asked: Requests[tuple[int, int, str], int | Unnamed] = Requests()
         self._names: dict[int, str] = {}
         self._epoch = -1
 
-    def ask(self, epoch: int, object_id: int, name: str) -> Future[int | None]:
-        """Name an object from the next packet on, whose frame id is the result; None where there
-        is no such object in it, or the epoch is another."""
-        told: Future[int | None] = Future()
-        self._asked.append((epoch, object_id, name, told))
-        return told
+    def ask(self, epoch: int, object_id: int, name: str) -> Future[int | Unnamed]:
+        """Name an object from the next packet on, whose frame id is the result; or why it
+        could not be."""
+        return self._asked.put((epoch, object_id, name))
 
     def named(self, packet: HostPacket) -> HostPacket:
         """The packet with its objects' names."""
@@ -34,11 +35,14 @@ class Names:
         info, there = packet.info, set(packet.object_ids.tolist())
         if info.epoch != self._epoch:
             self._epoch, self._names = info.epoch, {}
-        for _ in range(len(self._asked)):  # who hears of this packet renames in the next one
-            epoch, object_id, name, told = self._asked.popleft()
-            found = epoch == info.epoch and object_id in there
-            if found:
+        # Taken once: who hears of this packet renames in the next one.
+        for (epoch, object_id, name), told in self._asked.take():
+            if epoch != info.epoch:
+                told.set_result("past_epoch")
+            elif object_id not in there:
+                told.set_result("unknown_object")
+            else:
                 self._names[object_id] = name
-            told.set_result(info.frame_id if found else None)
+                told.set_result(info.frame_id)
         self._names = {key: name for key, name in self._names.items() if key in there}
         return replace(packet, names=dict(self._names))

@@ -7,13 +7,16 @@ from typing import Any
 
 from pipeline.control.answers import Effect
 from pipeline.control.commands import AddPhrase, Phrasing
+from pipeline.control.deadlines import Deadlines
 from pipeline.control.effects import done, then
 from stages.base import PhraseBook
 from stages.packets import HostPacket
 from stages.phrasing import PhraseOutcome
 
 
-def change(book: PhraseBook | None, command: Phrasing, epoch: int | None) -> Future[Effect]:
+def change(
+    book: PhraseBook | None, command: Phrasing, epoch: int | None, deadlines: Deadlines
+) -> Future[Effect]:
     """Have a phrase looked for, or no longer; `book` None: the detector takes no words."""
     if book is None:
         return done(Effect("no_phrases"))
@@ -23,7 +26,7 @@ def change(book: PhraseBook | None, command: Phrasing, epoch: int | None) -> Fut
         return Effect(outcome.reason, epoch, outcome.frame_id, data=told)
 
     ask = book.add if isinstance(command, AddPhrase) else book.remove
-    return then(ask(command.phrase), effect)
+    return then(deadlines.watch(ask(command.phrase)), effect, epoch)
 
 
 def counted(book: PhraseBook | None, packet: HostPacket | None) -> list[dict[str, Any]] | None:

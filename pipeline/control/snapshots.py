@@ -51,17 +51,20 @@ class Snapshots:
 
     def ask(self) -> Future[Taken] | None:
         """Take the next frame, from any thread; None while another is being taken, or after
-        too many. The result raises OSError where nothing could be written."""
+        too many. May be cancelled until the frame is there. The result raises OSError where
+        nothing could be written."""
         with self._lock:
-            if self._asked is not None or self._taken >= _MOST:
+            if self._asked is not None and not self._asked.cancelled():
                 return None
-            self._taken += 1
-            self._asked = Future()
+            if self._taken >= _MOST:
+                return None
+            self._asked, self._frame = Future(), None
             return self._asked
 
     def offer(self, frame: Frame) -> None:
         """Called by the frame loop before each frame."""
-        self.wants_masks = self._asked is not None and self._frame is None
+        asked = self._asked
+        self.wants_masks = asked is not None and not asked.cancelled() and self._frame is None
         if self.wants_masks:
             self._frame = frame
 
@@ -74,10 +77,12 @@ class Snapshots:
             return
         with self._lock:
             told, self._asked, self._frame = self._asked, None, None
-        if told is not None:
-            work = (self._save, frame, packet, told)
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=work, name="snapshot", daemon=True).start()
+            if told is None or not told.set_running_or_notify_cancel():
+                return
+            self._taken += 1
+        work = (self._save, frame, packet, told)
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=work, name="snapshot", daemon=True).start()
 
     def poll(self) -> None:
         """Nothing to look after."""

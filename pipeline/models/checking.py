@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
 
-import psutil
 import torch
-from safetensors import SafetensorError, safe_open
 
 from pipeline.build import DETECTORS, SEGMENTERS
 from pipeline.device import resolve_device
+from pipeline.models.clips import run_clip
+from pipeline.models.flaws import flaw_of
 from pipeline.models.listing import size
+from pipeline.models.measuring import timed
 from pipeline.models.places import ModelPlace
 from pipeline.models.targets import Target, target_of
 from stages.base import Detector, Section
-from stages.checkpoints import one_line
 from stages.errors import MaskstreamError
 from stages.file_digest import sha256_of
 from stages.records import Frame
 
 _SIZE_HW = (480, 640)
-T = TypeVar("T")
 
 
 def check(target: str, device: str) -> int:
@@ -38,6 +33,8 @@ def check(target: str, device: str) -> int:
     where = resolve_device(device)
     found = target_of(target)
     flaws = [flaw for place in found.places for flaw in _look_at(place)]
+    if not flaws and found.refusal is not None:
+        flaws = [found.refusal]
     for flaw in flaws:
         sys.stdout.write(f"FAILED  {flaw}\n")
     if flaws:
@@ -63,7 +60,7 @@ def _look_at(place: ModelPlace) -> list[str]:
             sys.stdout.write(
                 f"  {path.name}  {size(path.stat().st_size)}  sha256 {sha256_of(path)}\n"
             )
-            reason = _flaw(path)
+            reason = flaw_of(path)
         except OSError as error:
             reason = error.strerror or type(error).__name__
         if reason is not None:
@@ -71,36 +68,19 @@ def _look_at(place: ModelPlace) -> list[str]:
     return flaws
 
 
-def _flaw(path: Path) -> str | None:
-    """Why a file cannot be what its name says."""
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                return None if file.keys() else "holds no tensors"
-        except (SafetensorError, ValueError) as error:
-            return f"truncated or not a safetensors file ({one_line(error)})"
-    if path.suffix == ".json":
-        try:
-            json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            return f"not JSON ({one_line(error)})"
-    return None
-
-
 def _run(target: Target, device: torch.device) -> None:
-    if target.detector is None and target.segmenter is None:
-        sys.stdout.write("files only: there is no stage here that loads this by itself\n")
-        return
+    for name in target.unread:
+        sys.stdout.write(f"  not loaded: {name}\n")
+    if target.clip is not None:
+        run_clip(target.clip, _picture(device), device)
     finder: Detector = DETECTORS.create(_no_detector(), device)
     if target.detector is not None:
         section = _each_frame(target.detector)
-        finder = _timed("detector", device, lambda: DETECTORS.create(section, device))
+        finder = timed("detector", device, lambda: DETECTORS.create(section, device))
         _steps("detector", device, finder.detect)
     if target.segmenter is not None:
         count, wanted = len(finder.class_names), _each_frame(target.segmenter)
-        follower = _timed("segmenter", device, lambda: SEGMENTERS.create(wanted, device, count))
+        follower = timed("segmenter", device, lambda: SEGMENTERS.create(wanted, device, count))
         _steps("segmenter, after it", device, lambda frame: follower.segment(finder.detect(frame)))
         follower.close()
     sys.stdout.write("ok\n")
@@ -116,25 +96,7 @@ def _steps(role: str, device: torch.device, step: Callable[[Frame], object]) -> 
     with torch.inference_mode():
         for number, what in enumerate(("first", "next")):
             frame = Frame(picture, "check", 0, number, 0, 0)
-            _timed(f"{role}, {what} frame", device, partial(step, frame))
-
-
-def _timed(what: str, device: torch.device, work: Callable[[], T]) -> T:
-    """What `work` gives; prints its time and what memory it left taken."""
-    before, began = _memory(device), time.perf_counter()
-    result = work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    took, grown = time.perf_counter() - began, _memory(device) - before
-    kind = "GPU memory" if device.type == "cuda" else "resident memory"
-    sys.stdout.write(f"  {what}: {took * 1e3:.0f} ms, {kind} +{max(grown, 0) / 2**20:.0f} MiB\n")
-    return result
-
-
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.memory_allocated(device))
-    return int(psutil.Process().memory_info().rss)
+            timed(f"{role}, {what} frame", device, partial(step, frame))
 
 
 def _picture(device: torch.device) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ HUB: Final = "https://huggingface.co"
 _WANTED: Final = (".safetensors", ".json", ".txt", ".md")
 _WEIGHTS: Final = (".safetensors", ".pt", ".pth")
 _PART: Final = ".fetching"
+_BEFORE: Final = ".before"
 
 
 class FetchError(MaskstreamError):
@@ -97,9 +99,7 @@ def fetch(order: Order, *, consent: bool) -> int:
                 order.model_id, name, revision=order.revision, local_dir=part, endpoint=hub
             )
         _verify(order, part, names)
-        for name in names:
-            (order.to / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(part / name, order.to / name)
+        _put(part, order.to, names)
     except MaskstreamError:
         raise
     except Exception as error:  # whatever the hub, the network and the disk make of it
@@ -150,8 +150,35 @@ def _verify(order: Order, part: Path, names: Sequence[str]) -> None:
             )
 
 
-def _reason(error: Exception, order: Order, hub: str) -> str:
+def _put(part: Path, to: Path, names: Sequence[str]) -> None:
+    """Move them to where they belong, all or none; raises OSError."""
+    done: list[tuple[Path, Path | None]] = []
+    (part / _BEFORE).mkdir()
+    try:
+        for number, name in enumerate(names):
+            here, there, old = part / name, to / name, part / _BEFORE / str(number)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            if there.is_dir():
+                reason = os.strerror(errno.EISDIR)
+                raise IsADirectoryError(errno.EISDIR, reason, str(here), None, str(there))
+            known = os.path.lexists(there)
+            done.append((there, old if known else None))
+            if known:
+                os.replace(there, old)
+            os.replace(here, there)
+    except BaseException:
+        for there, before in done:
+            if before is None:
+                there.unlink(missing_ok=True)
+            elif os.path.lexists(before):
+                os.replace(before, there)
+        raise
+
+
+def _reason(error: BaseException, order: Order, hub: str) -> str:
     """The known failures in one line; never what a server said about who asked."""
+    if type(error).__name__ == "LocalEntryNotFoundError" and error.__cause__ is not None:
+        error = error.__cause__  # no copy here either: what counts is why the hub gave none
     kinds = {kind.__name__ for kind in type(error).__mro__}
     page = f"{HUB}/{order.model_id}"
     if "GatedRepoError" in kinds:
@@ -171,7 +198,7 @@ def _reason(error: Exception, order: Order, hub: str) -> str:
     if response is not None:
         return f"{hub} answered {response.status_code}"
     if isinstance(error, OSError) and error.strerror:
-        return f"{order.to}: {error.strerror}"
+        return f"{error.filename2 or order.to}: {error.strerror}"
     if kinds & {"TransportError", "ConnectionError", "TimeoutException"}:
         return f"{hub} cannot be reached ({type(error).__name__})"
     return f"failed ({type(error).__name__})"

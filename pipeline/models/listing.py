@@ -11,7 +11,8 @@ from stages.file_digest import sha256_of
 
 
 def show(configs: Sequence[str]) -> int:
-    """Print the models of these configurations, or the shipped ones; 1 where a file is missing.
+    """Print the models of these configurations, or the shipped ones; 1 where a file is missing or
+    cannot be read.
 
     Raises `ConfigError` for a configuration that cannot be read.
     """
@@ -35,7 +36,11 @@ def _print(places: Iterable[ModelPlace]) -> int:
             continue
         sys.stdout.write(f"  licence {place.licence}, {size(place.size)}\n")
         for path in place.files:
-            sys.stdout.write(f"  {path}\n    sha256 {sha256_of(path)}\n")
+            try:
+                told = f"sha256 {sha256_of(path)}"
+            except OSError as error:  # a link to nothing, or a file of somebody else
+                code, told = 1, error.strerror or type(error).__name__
+            sys.stdout.write(f"  {path}\n    {told}\n")
     if not count:
         sys.stdout.write("no model files\n")
     return code

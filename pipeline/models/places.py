@@ -13,6 +13,7 @@ from typing import Final
 from pipeline.build import DETECTORS, SEGMENTERS
 from pipeline.config import RunConfig
 from stages.base import Section
+from stages.sam3_predictor import CHECKPOINT
 
 SUFFIXES: Final = (".safetensors", ".json", ".txt", ".pt", ".pth", ".bin", ".yaml", ".yml", ".gz")
 _NOT_TOLD: Final = "not told"
@@ -35,8 +36,8 @@ class ModelPlace:
 
     @property
     def size(self) -> int:
-        """Bytes in all."""
-        return sum(path.stat().st_size for path in self.files)
+        """Bytes in all, of those that are there."""
+        return sum(path.stat().st_size for path in self.files if path.exists())
 
 
 def shipped() -> Iterator[ModelPlace]:
@@ -72,7 +73,8 @@ def configured(config: RunConfig) -> Iterator[ModelPlace]:
 def place_of(name: str, used_by: str, path: Path) -> ModelPlace:
     """A model in a file or a folder."""
     if path.is_dir():
-        files = tuple(sorted(each for each in path.iterdir() if each.suffix in SUFFIXES))
+        named = (each for each in path.iterdir() if each.suffix in SUFFIXES)
+        files = tuple(sorted(each for each in named if not each.is_dir()))
     else:
         structure = path.with_suffix(".yaml")
         files = (path, structure) if structure.is_file() and structure != path else (path,)
@@ -113,9 +115,9 @@ def _cached(model_id: str, revision: str | None) -> Path | None:
 
 def _licence(path: Path) -> str:
     """What its card says; SAM3's weights have Meta's own, whatever a folder says."""
+    if model_type(path).startswith("sam3") or CHECKPOINT in (path.name, *_names(path)):
+        return _SAM_LICENCE
     if path.is_dir():
-        if model_type(path).startswith("sam3"):
-            return _SAM_LICENCE
         cards = [path / "README.md", path.with_suffix(".md")]
     else:
         cards = [path.with_suffix(".md")]
@@ -125,6 +127,10 @@ def _licence(path: Path) -> str:
             if found := re.search(r"licen[cs]e:\s*([\w.+-]+)", text, re.IGNORECASE):
                 return found[1].rstrip(".")
     return _NOT_TOLD
+
+
+def _names(path: Path) -> list[str]:
+    return [each.name for each in path.iterdir()] if path.is_dir() else []
 
 
 def model_type(folder: Path) -> str:

@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from os.path import expanduser
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from stages.clip.frames import Frames, UploadedFrames
+from stages.clip.opening import open_frames
 from stages.clip.records import ClipFrame
 from stages.closing import Closing
 from stages.sam3_frames import SessionFrame, SessionPrompt, Size
+from stages.sam3_predictor import OpenedSam3, Sam3ClipConfig
 from stages.sam3_session import Direction, Sam3Session
 
 _INSIDE = 10.0
 """Logit of a pixel of the package's masks, which are true or false."""
 _SURE = 1e-6
 """Scores this close to 0 and 1 keep a finite logit."""
+
+
+@contextmanager
+def open_sam3_clip(
+    config: Sam3ClipConfig,
+    target: str | Path,
+    opened: OpenedSam3,
+    device: torch.device | None = None,
+) -> Iterator[Sam3Clip]:
+    """A clip in a session with the configuration's policy for empty frames; closed at the end.
+
+    `target`: a video file or a folder of pictures, which the package reads itself: it counts a
+    folder's pictures by the numbers that are their names, and sorts other names as text. `device`:
+    where its frames are handed on (None: the first of `gpus_to_use`). Raises `SourceError` for
+    the clip, `Sam3Error` where the package fails on it. CUDA only, and not yet run on a GPU.
+    """
+    place = Path(expanduser(target)).absolute()
+    where = torch.device("cuda", config.gpus_to_use[0]) if device is None else device
+    policy, retries = config.empty_output, config.retries
+    with (
+        closing(open_frames(place)) as frames,
+        Sam3Session(
+            opened.predictor, place, frames.size_hw, empty_output=policy, retries=retries
+        ) as session,
+        Sam3Clip(frames, session, where) as clip,
+    ):
+        yield clip
 
 
 class Sam3Clip(Closing):

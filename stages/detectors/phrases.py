@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,6 +11,7 @@ from typing import Final
 from stages.detectors.concepts import ConceptNetwork
 from stages.errors import ConfigError
 from stages.phrasing import EXPECTED, MOST_PHRASES, PhraseOutcome, PhraseRefusal, flaw_of, tidy
+from stages.requests import Requests
 
 PLACES: Final = 33
 """Class ids that phrases may have, 0 among them: that one is of what people add themselves.
@@ -21,19 +21,15 @@ OWN_CLASS: Final = "object"
 """Name of class 0."""
 _REMEMBERED: Final = 64
 """Phrases whose words stay on the device, for who adds one again."""
-_WAITING: Final = 64
+_WAITING: Final = 128
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Wish:
     """Something that somebody wants to be looked for, or no longer."""
 
     phrase: str
     add: bool
-    told: Future[PhraseOutcome]
-
-    def end(self, reason: PhraseRefusal | None, frame_id: int, class_id: int | None) -> None:
-        self.told.set_result(PhraseOutcome(reason, frame_id, class_id))
 
 
 class Phrases:
@@ -42,8 +38,7 @@ class Phrases:
     def __init__(self, network: ConceptNetwork, first: Sequence[str] = ()) -> None:
         """`first`: what is looked for from the start. Raises `ConfigError`."""
         self._network = network
-        self._lock = threading.Lock()
-        self._wishes: deque[Wish] = deque()
+        self._wishes: Requests[Wish, PhraseOutcome] = Requests()
         self._words: OrderedDict[str, object] = OrderedDict()
         self._places: dict[str, int] = {}
         self._free = deque(range(1, PLACES))
@@ -80,29 +75,24 @@ class Phrases:
     def turn(self, frame_id: int) -> bool:
         """Grant one wish, if there is one: at most one text a frame is encoded. Whether what is
         looked for changed. Raises what the network raises, the wish then ended as `failed`."""
-        with self._lock:
-            wish = self._wishes.popleft() if self._wishes else None
-        if wish is None:
-            return False
-        try:
-            reason, class_id, changed = self._take(wish)
-        except BaseException:
-            wish.end("failed", frame_id, None)
-            raise
-        wish.end(reason, frame_id, class_id)
-        return changed
+        for wish, told in self._wishes.take(1):
+            try:
+                reason, class_id, changed = self._take(wish)
+            except BaseException:
+                told.set_result(PhraseOutcome("failed", frame_id))
+                raise
+            told.set_result(PhraseOutcome(reason, frame_id, class_id))
+            return changed
+        return False
 
     def words(self) -> list[tuple[int, object]]:
         """Class id and words of what is looked for, in the order it was asked for."""
         return [(place, self._words[phrase]) for phrase, place in self._places.items()]
 
     def _wish(self, phrase: str, *, add: bool) -> Future[PhraseOutcome]:
-        wish = Wish(tidy(phrase), add, Future())
-        with self._lock:
-            if len(self._wishes) >= _WAITING:
-                return _refused("too_many")
-            self._wishes.append(wish)
-        return wish.told
+        if len(self._wishes) >= _WAITING:
+            return _refused("too_many")
+        return self._wishes.put(Wish(tidy(phrase), add))
 
     def _take(self, wish: Wish) -> tuple[PhraseRefusal | None, int | None, bool]:
         place = self._places.get(wish.phrase)

@@ -60,6 +60,24 @@ def check_sam3(files: Sam3Files) -> InputForm:
     return _input_form(folder)
 
 
+def weights_named(folder: Path) -> Path:
+    """The file that names its tensors: the weights, or the index of several."""
+    index = folder / f"{WEIGHTS}.index.json"
+    return index if index.exists() and not (folder / WEIGHTS).exists() else folder / WEIGHTS
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """`tokenizer.json`, or `vocab.json` in its place."""
+    whole = folder / "tokenizer.json"
+    return whole if whole.exists() else folder / "vocab.json"
+
+
+def input_file(folder: Path) -> Path:
+    """`preprocessor_config.json`, or `processor_config.json` where newer folders have it."""
+    older = folder / PREPROCESSOR
+    return older if older.exists() else folder / "processor_config.json"
+
+
 def _check_architecture(folder: Path) -> None:
     path = folder / CONFIG
     told = read_json(path, "the structure of a SAM3 model")
@@ -81,8 +99,8 @@ def _check_architecture(folder: Path) -> None:
 
 def _weights(folder: Path) -> list[Path]:
     """Its safetensors files, one or several; pickles are not looked at."""
-    index = folder / f"{WEIGHTS}.index.json"
-    if (folder / WEIGHTS).exists() or not index.exists():
+    index = weights_named(folder)
+    if index.name == WEIGHTS:
         return [find_weights(folder, "the weights of SAM3")]
     parts = read_json(index, "a list of safetensors files").get("weight_map")
     if not isinstance(parts, dict) or not parts:
@@ -119,13 +137,9 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _input_form(folder: Path) -> InputForm:
-    """Of `preprocessor_config.json`, or `processor_config.json` where newer folders have it."""
-    path = folder / PREPROCESSOR
-    newer = not path.exists()
-    if newer:
-        path = folder / "processor_config.json"
+    path = input_file(folder)
     told: object = read_json(path, "how pictures are prepared")
-    if newer and isinstance(told, dict):
+    if path.name != PREPROCESSOR and isinstance(told, dict):
         told = told.get("image_processor")
     expected = ("size", "image_mean", "image_std")
     if not isinstance(told, dict) or not told.keys() >= set(expected):

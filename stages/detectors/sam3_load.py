@@ -11,7 +11,13 @@ from torch import nn
 from stages.checkpoints import one_line
 from stages.detectors.model_folder import not_finite
 from stages.detectors.model_input import InputForm
-from stages.detectors.sam3_files import Sam3Files, check_sam3
+from stages.detectors.sam3_files import (
+    Sam3Files,
+    check_sam3,
+    input_file,
+    tokenizer_file,
+    weights_named,
+)
 from stages.errors import ConfigError
 
 
@@ -45,14 +51,16 @@ def load_sam3(files: Sam3Files) -> Loaded:
     wanted = (backbone.image_size, backbone.image_size)
     if form.input_hw != wanted:
         raise ConfigError(
-            f"{folder}: pictures of {form.input_hw} pixels (preprocessor_config.json) for a model "
-            f"of {wanted} (config.json), expected the same"
+            f"{input_file(folder)}: pictures of {form.input_hw} pixels for a model of {wanted} "
+            "(config.json), expected the same"
         )
     side = backbone.image_size // backbone.patch_size
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever the library makes of a broken file
-        raise ConfigError(f"{folder}: its tokenizer cannot be read ({one_line(error)})") from error
+        raise ConfigError(
+            f"{tokenizer_file(folder)}: the tokenizer cannot be read ({one_line(error)})"
+        ) from error
     longest = config.text_config.max_position_embeddings
     return Loaded(model, tokenizer, longest, form, (side, side))
 
@@ -78,9 +86,9 @@ def _model(kind: Any, folder: Path) -> nn.Module:  # noqa: ANN401 (of an optiona
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         raise ConfigError(
-            f"{folder}: its weights lack {lacking[0]}, or have it in another shape ({len(lacking)} "
-            "tensors in all), expected those of the model in config.json"
+            f"{weights_named(folder)}: lacks {lacking[0]}, or has it in another shape "
+            f"({len(lacking)} tensors in all), expected those of the model in config.json"
         )
     if flaws := not_finite(model):
-        raise ConfigError(f"{folder}: its weights: {flaws[0]}, expected those of SAM3")
+        raise ConfigError(f"{weights_named(folder)}: {flaws[0]}, expected weights of SAM3")
     return model

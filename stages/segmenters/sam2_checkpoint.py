@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stages.checkpoints import check_sha256, load_state, one_line, read_safetensors, require_file
 from stages.errors import ConfigError
-from stages.segmenters.model_ids import MODEL_IDS, SAM2_NAMES, cached_checkpoint
+from stages.segmenters.model_ids import MODEL_IDS, SAM2_NAMES, cached_checkpoint, weights_file
 
 DEMO = "demo"
 """Name of the model whose structure and weights lie beside this file."""
@@ -68,6 +68,23 @@ def build_sam2(
 def weights_path(model: str, checkpoint: Path | None) -> Path:
     """The file of the weights that `build_sam2` takes; raises `ConfigError` where none is told."""
     return Path(expanduser(checkpoint)) if checkpoint is not None else _own_weights(model)
+
+
+def model_of(checkpoint: Path) -> str | None:
+    """The `model` of weights that have their published name, or lie beside the YAML file of their
+    structure; None for others."""
+    from yaml import YAMLError, safe_load
+
+    for model_id, name in MODEL_IDS.items():
+        if checkpoint.name == weights_file(model_id):
+            return name
+    structure = checkpoint.with_suffix(".yaml")
+    try:
+        told = safe_load(structure.read_bytes())
+    except (OSError, ValueError, RecursionError, YAMLError):
+        return None
+    model = told.get("model") if isinstance(told, dict) else None
+    return str(structure) if isinstance(model, dict) and "_target_" in model else None
 
 
 def build_structure(model: str) -> nn.Module:

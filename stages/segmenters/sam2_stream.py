@@ -139,8 +139,7 @@ class Sam2StreamSegmenter:
 
     def _apply_all(self, encoded: Pictures, frame: Frame) -> None:
         """Apply the prompts that wait; where one fails, it is refused and the others wait on."""
-        for late in self._queue.expire():
-            self._emit(late, frame.source_id, frame.frame_id)
+        self.expire()
         waiting = deque(self._queue.take(frame.frame_id))
         while waiting:
             ticket = waiting.popleft()
@@ -187,6 +186,11 @@ class Sam2StreamSegmenter:
         if ticket.outcome.done():
             self._emit(ticket, self._told.source_id, self._told.frame_id)
         return ticket
+
+    def expire(self) -> None:
+        """End the tickets whose time is over; from any thread."""
+        for late in self._queue.expire():
+            self._emit(late, self._told.source_id, self._told.frame_id)
 
     def weights_sha256(self) -> str:
         """See `stages.base.Weighted`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import Final
 
 import zmq
@@ -16,6 +17,33 @@ from stages.wire_envelope import Kind
 KINDS: Final[tuple[Kind, ...]] = ("result", "state", "kpi", "frame")
 MAX_READS_A_POLL: Final = 256
 """So that a flood of subscriptions cannot hold up the results."""
+MOST_PREFIXES: Final = 1000
+MOST_BYTES: Final = 1 << 16
+"""What one connection may hold. libzmq keeps a node for each byte of a prefix, some 50 bytes."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """Prefixes that one connection subscribes to, whatever they are of."""
+
+    prefixes: set[bytes] = field(default_factory=set)
+    nbytes: int = 0
+    ours: set[bytes] = field(default_factory=set)
+    """Those of our topics."""
+    is_cut: bool = False
+
+    def add(self, prefix: bytes) -> bool:
+        """Whether that is still no more than it may hold."""
+        if prefix not in self.prefixes:
+            self.prefixes.add(prefix)
+            self.nbytes += len(prefix)
+        return len(self.prefixes) <= MOST_PREFIXES and self.nbytes <= MOST_BYTES
+
+    def discard(self, prefix: bytes) -> None:
+        self.ours.discard(prefix)
+        if prefix in self.prefixes:
+            self.prefixes.discard(prefix)
+            self.nbytes -= len(prefix)
 
 
 class Subscriptions:
@@ -39,8 +67,7 @@ class Subscriptions:
         self._topics = {kind: topic(kind, source_id) for kind in KINDS}
         self._counts: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._waiting: deque[zmq.Frame] = deque()
-        self._held: dict[int, set[bytes]] = {}
-        """Prefixes of our topics by connection."""
+        self._held: dict[int, _Held] = {}
         self.counts: Counter[SubscriberOutcome] = Counter()
         """What came in, since the start."""
 
@@ -74,20 +101,28 @@ class Subscriptions:
             self.counts["refused"] += not message.startswith(b"\x00")
             return set()
         self.counts["heard"] += 1
-        prefix = message[1:]
-        matching = {kind for kind in KINDS if self._topics[kind].startswith(prefix)}
-        if not matching or descriptor not in self._peers:
+        if descriptor not in self._peers:
             return set()
-        held = self._held.setdefault(descriptor, set())
-        if message.startswith(b"\x01"):
-            held.add(prefix)
-            return matching
-        held.discard(prefix)
+        held = self._held.setdefault(descriptor, _Held())
+        if message.startswith(b"\x01") and not held.is_cut:
+            return self._add(descriptor, held, message[1:])
+        held.discard(message[1:])
         return set()
+
+    def _add(self, descriptor: int, held: _Held, prefix: bytes) -> set[Kind]:
+        if not held.add(prefix):
+            held.is_cut = True
+            self.counts["greedy"] += 1
+            self._peers.cut_off(descriptor)
+            return set()
+        matching = {kind for kind in KINDS if self._topics[kind].startswith(prefix)}
+        if matching:
+            held.ours.add(prefix)
+        return matching
 
     def _tell(self) -> None:
         for kind, name in self._topics.items():
-            count = sum(any(map(name.startswith, held)) for held in self._held.values())
+            count = sum(any(map(name.startswith, held.ours)) for held in self._held.values())
             if count != self._counts[kind]:
                 self._counts[kind] = count
                 emit(SubscriberState(f"{kind}/{self._source_id}", count))
