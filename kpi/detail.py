@@ -19,6 +19,7 @@ from kpi.events import (
     HostCopies,
     RunFinished,
     SamMaskOutput,
+    SourceTroubles,
     Spread,
     StageMs,
 )
@@ -31,7 +32,7 @@ _PER_FRAME = (FramePublished, FrameDropped, SamMaskOutput)
 _FIGURES = (
     *(*_PER_FRAME, FrameSecond, DeviceSample),
     *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages),
-    RecorderFrames,
+    *(RecorderFrames, SourceTroubles),
 )
 
 

@@ -30,13 +30,14 @@ from kpi.events import (
     RunStarted,
     SamMaskOutput,
     SourceStateChanged,
+    SourceTroubles,
 )
 
 EVENT_TYPES: Final[tuple[type[Event], ...]] = (
     *(RunStarted, RunFinished, FramePublished, FrameDropped, FrameSecond),
     *(ObjectRefused, ObjectAdded, ObjectDropped, PromptEnded, SamMaskOutput),
     *(DeviceSample, DeviceFault, SourceStateChanged, SubscriberState, RecorderState),
-    RecorderFrames,
+    *(RecorderFrames, SourceTroubles),
     *(HostCopies, PacketsSent, PeersConnected, SubscriberMessages, ControlCommands),
     *(ErrorRaised, EventsDropped),
 )

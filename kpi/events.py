@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from kpi.event import Event as Event
 
-DropReason = Literal["mailbox", "stale", "decode", "oom", "stopped"]
+DropReason = Literal["mailbox", "stale", "oom", "stopped"]
 """The closed list of why a grabbed frame was not published. `mailbox`: a newer frame replaced
 it; `stopped`: in flight when the run ended."""
 
@@ -186,6 +186,17 @@ class SourceStateChanged(Event):
     epoch: int
     state: SourceState
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTroubles(Event):
+    """What came from a live source and did not become a picture, and what else went wrong with it,
+    since the last such event; at the end of a run they add up. None of it was grabbed."""
+
+    event: ClassVar[str] = "source_troubles"
+    source_id: str
+    counts: dict[str, int]
+    """By kind, as in `maskstream_source_troubles_total`."""
 
 
 @dataclass(frozen=True, slots=True)

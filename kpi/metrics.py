@@ -36,6 +36,11 @@ TOPICS = ("result", "state", "kpi", "frame", "openigtlink")
 """What stands before the slash of a topic."""
 SOCKETS = ("results",)
 """Whose connections are counted."""
+SOURCE_TROUBLES = (
+    *("damaged", "left out", "lost", "no pose", "other sender", "out of order", "refused"),
+    *("skipped", "status", "turned away"),
+)
+"""What live sources count."""
 ACTIONS = ("add", "reinit", "correct", "remove", "reset")
 """What a prompt may ask for."""
 
@@ -132,6 +137,8 @@ class Metrics:
         self.up = self._gauge("source_up", "1 while streaming.", "source").labels(source)
         reconnects = self._counter("source_reconnects", "Times the source came back.", "source")
         self.reconnects = reconnects.labels(source)
+        troubles = self._counter("source_troubles", "Before any grab.", "source", "kind")
+        self.troubles = {kind: troubles.labels(source, kind) for kind in SOURCE_TROUBLES}
         faults = self._counter("gpu_faults", "Faults that the GPU reported.", "kind")
         self.faults = {kind: faults.labels(kind) for kind in get_args(DeviceFaultKind)}
         self.errors = self._counter("errors", "Errors told as events.")

@@ -31,6 +31,7 @@ from kpi.events import (
     ObjectRefused,
     PromptEnded,
     SourceStateChanged,
+    SourceTroubles,
 )
 from kpi.metrics import Expectations, Metrics
 from kpi.sometimes import RECORDERS, Judge, SometimesKnown
@@ -95,6 +96,10 @@ class PrometheusSink:
                 self._transport(event)
             case SourceStateChanged():
                 self._source_state(event)
+            case SourceTroubles():
+                for kind, count in event.counts.items():
+                    if troubles := self._find(self._metrics.troubles, kind):
+                        troubles.inc(count)
             case DeviceSample() | DeviceFault() | RecorderState() | ErrorRaised():
                 self._health(event)
             case RecorderFrames():

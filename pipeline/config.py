@@ -72,7 +72,8 @@ class GrabConfig(Section):
     """How pictures wait for the chain."""
 
     mailbox: Literal["latest", "every"] = "latest"
-    """`latest` replaces a waiting picture by a newer one; `every` makes the source wait."""
+    """`latest` replaces a waiting picture by a newer one; `every` makes the source wait.
+    A camera or network video cannot: what it loses meanwhile is counted as its `lost`."""
     depth: int = Field(default=4, ge=1, le=64)
     """Pictures that may wait under `every`."""
     max_age_ms: float | None = Field(default=None, gt=0)

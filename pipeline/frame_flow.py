@@ -18,6 +18,7 @@ from pipeline.egress import Egress
 from pipeline.meter import Meter
 from pipeline.orchestrator import AuditPlan, Orchestrator
 from pipeline.summary import RunFacts
+from stages.base import TroubledSource
 from stages.grab import Grab
 
 _EGRESS_STOP_S = 1.0
@@ -51,10 +52,18 @@ class FrameFlow:
             max_age_ms=config.grab.max_age_ms,
         )
         parts.tally.upstream = lambda: self._grab.dropped
+        if isinstance(parts.source, TroubledSource):
+            troubles = parts.source.troubles
+            parts.tally.troubles = lambda: troubles.counts
         if parts.publisher is not None:
             publisher = parts.publisher
             parts.status.subscribers = lambda: publisher.subscribers
-        meter = Meter(lambda: (*self._grab.copies, *parts.exits), parts.publisher)
+        meter = Meter(
+            lambda: (*self._grab.copies, *parts.exits),
+            parts.publisher,
+            parts.source.source_id,
+            parts.tally.troubles,
+        )
         self._egress = _egress(parts, meter, self._announce_failure)
         counting = AuditPlan(config.audited_frames, "count")
         plan = AuditPlan(None, "raise") if options.audit else counting

@@ -1,4 +1,5 @@
-"""A sink that tells, once a second, what went through the named exits and to the subscribers."""
+"""A sink that tells, once a second, what the source counted, and what went through the named exits
+and to the subscribers."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 from kpi import emit
 from kpi.edge_events import PacketsSent, PeersConnected, SubscriberMessages, SubscriberOutcome
-from kpi.events import HostCopies
+from kpi.events import HostCopies, SourceTroubles
 from stages.copies import CopyCount
 from stages.packets import HostPacket
 from stages.sinks.zmq_publisher import ZmqPublisher
@@ -22,9 +23,16 @@ class Meter:
     wants_masks = False
 
     def __init__(
-        self, copies: Callable[[], tuple[CopyCount, ...]], publisher: ZmqPublisher | None
+        self,
+        copies: Callable[[], tuple[CopyCount, ...]],
+        publisher: ZmqPublisher | None,
+        source_id: str = "",
+        troubles: Callable[[], Counter[str]] = Counter,
     ) -> None:
         self._copies = copies
+        self._source_id = source_id
+        self._troubles = troubles
+        self._troubled: Counter[str] = Counter()
         self._publisher = publisher
         self._told: dict[str, tuple[int, int]] = {}
         self._peers = 0
@@ -48,6 +56,10 @@ class Meter:
             copies, size = self._new(count.where, count.copies, count.copied_bytes)
             if copies:
                 emit(HostCopies(count.direction, count.where, copies, size))
+        troubles = self._troubles()
+        if troubled := troubles - self._troubled:
+            emit(SourceTroubles(self._source_id, dict(troubled)))
+        self._troubled = troubles
         if self._publisher is not None:
             publisher = self._publisher
             for kind, sent in publisher.sent.items():

@@ -35,6 +35,7 @@ class RunStatus:
             "epoch": None if source is None else source.epoch,
             "published": tally.published,
             "dropped": tally.dropped,
+            "source_troubles": tally.troubles(),
             "fps": round(tally.recent_fps, 1),
             "latency_ms": tally.latency_ms.summary(),
             "age_ms": tally.age_ms.summary(),

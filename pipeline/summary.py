@@ -66,6 +66,7 @@ def summarize(facts: RunFacts) -> dict[str, object]:
             "published": tally.published,
             "dropped": tally.dropped,
         },
+        "source_troubles": tally.troubles(),
         "fps": None if fps is None else round(fps, 2),
         "latency_ms": tally.latency_ms.summary(),
         "age_ms": tally.age_ms.summary(),
@@ -126,8 +127,10 @@ def closing_line(facts: RunFacts) -> str:
     """The run in one line."""
     tally = facts.tally
     dropped = ", ".join(f"{n} {reason}" for reason, n in tally.dropped.items()) or "none"
+    troubles = ", ".join(f"{n} {kind}" for kind, n in sorted(tally.troubles().items()))
     parts = [
         f"{facts.grabbed} grabbed, {tally.published} published, dropped: {dropped}",
+        f"not grabbed, at the source: {troubles}" if troubles else "",
         "" if tally.fps is None else f"{tally.fps:.1f} frames/s",
     ]
     copies = _host_copies(facts)

@@ -31,6 +31,8 @@ class Tally:
         self.published = 0
         self.upstream: Callable[[], Mapping[DropReason, int]] = dict
         """What Grab dropped before a frame reached the chain."""
+        self.troubles: Callable[[], Counter[str]] = Counter
+        """What the source counted before anything was grabbed, by kind."""
         self._dropped: Counter[DropReason] = Counter()
         self.objects = 0
         self.first_grab_ns: int | None = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # records imports torch, which checking a configuration can d
     from stages.phrasing import PhraseOutcome
     from stages.prompting import Prompt, Ticket
     from stages.records import Detections, Encoded, Frame, HostPacket, Identity, Tracks, Truth
+    from stages.sources.troubles import Troubles
     from stages.ycbcr import DevicePlanes, YCbCr
 
 Buffer = Callable[[tuple[int, ...]], NDArray[np.uint8]]
@@ -92,6 +93,14 @@ class SelfTelling(Protocol):
     it tells how that ended."""
 
     tells_states: bool
+
+
+@runtime_checkable
+class TroubledSource(Protocol):
+    """A source that counts what came and did not become a picture, and what else went wrong."""
+
+    troubles: Troubles
+    """Its kinds are among `kpi.metrics.SOURCE_TROUBLES`."""
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 
 MailboxPolicy = Literal["latest", "every"]
 """`latest`: a new item replaces the one that waits, the producer never waits. `every`: nothing
-is lost, the producer waits while the mailbox is full."""
+is lost here, the producer waits while the mailbox is full."""
 
 T = TypeVar("T")
 

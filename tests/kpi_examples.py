@@ -28,6 +28,7 @@ from kpi.events import (
     RunStarted,
     SamMaskOutput,
     SourceStateChanged,
+    SourceTroubles,
     Spread,
     StageMs,
 )
@@ -57,6 +58,7 @@ FULL: tuple[Event, ...] = (
     SubscriberState("result/cam", 2),
     RecorderState("kpi", "paused", "OSError: No space left on device", 12),
     RecorderFrames(30, 28, {"ring": 2}, 1 << 20),
+    SourceTroubles("cam", {"damaged": 1, "skipped": 9}),
     HostCopies("d2h", "header", 30, 4096),
     PacketsSent(30, 1 << 20),
     PeersConnected("results", 2),

@@ -113,6 +113,39 @@ def test_without_stamps_arrival_times_are_compared() -> None:
         assert z_of(next_arrival(feed)) is None
 
 
+@pytest.mark.parametrize(
+    ("devices", "heard"),
+    [(["Tool2", "Stylus", "Tool2"], "'Stylus', 'Tool2'"), ([], "none")],
+    ids=["others", "none"],
+)
+def test_a_tool_that_never_comes_is_told_once_with_those_that_do(
+    monkeypatch: pytest.MonkeyPatch, devices: list[str], heard: str
+) -> None:
+    monkeypatch.setattr("stages.sources.igtl_pairing._UNHEARD_NS", 0)
+    with errors_told() as told, feed_and_sender(POSED) as (feed, sender):
+        sender.sendall(b"".join(tool(device=device) for device in devices))
+        for index in range(3):
+            sender.sendall(image(picture(index)))
+            assert next_arrival(feed).pose is None
+    assert told == [
+        "pictures have no pose: no transform of pose_device 'Tool' came, "
+        f"those that did are of {heard} (no pose: 1)"
+    ]
+
+
+def test_a_tool_has_a_second_to_be_heard_of_and_is_not_missed_after_that() -> None:
+    pairing, second_ns = Pairing("Tool", 0, None), 10**9
+    pairing.begin(5 * second_ns)
+    assert pairing.missing(6 * second_ns - 1) is None
+    assert pairing.missing(6 * second_ns)
+    assert pairing.missing(7 * second_ns) is None, "told once"
+    with feed_and_sender(POSED) as (feed, sender):
+        sender.sendall(tool() + image(picture()))
+        assert next_arrival(feed).pose is not None
+        assert feed._pairing.missing(time.monotonic_ns() + 10 * second_ns) is None
+    assert Pairing(None, 0, None).missing(9 * second_ns) is None, "none was asked for"
+
+
 def test_a_stream_as_plus_server_sends_it() -> None:
     """For each frame: IMAGE, the transforms of three tools, all of one time; version 2 with
     metadata; a STATUS now and then to keep the connection alive."""

@@ -95,7 +95,7 @@ class Clip(AvSource):
 
     def _connect(self) -> AvFeed:
         return AvFeed(
-            "clip", self._address, IoLimits(5, 5), self._turns, taker=self._taker,
+            "clip", self._address, IoLimits(5, 5), self._turns, self.troubles, taker=self._taker,
             roi=self._config.roi,
         )  # fmt: skip
 

@@ -217,8 +217,7 @@ def test_one_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
         stopped = Receiver(served.endpoint, window=4096)
         stopped.until("STATUS")
         healthy.until("STATUS")
-        gone = served.server.troubles
-        while not gone["given up"]:
+        while not served.server.troubles["given up"]:
             served.write(LARGE)
             healthy.until("IMAGE")
         served.write()

@@ -202,7 +202,7 @@ def test_pictures_that_nobody_reads_in_time_are_counted(recording: Recording, lo
     feed = source._feed
     assert isinstance(feed, AvFeed)
     left = COUNT - 1 - 4  # of those not read, four wait
-    eventually(lambda: feed.troubles.counts["lost"] in (left, left + 1))
+    eventually(lambda: source.troubles.counts["lost"] in (left, left + 1))
     told = [event.message for event in log.events if isinstance(event, ErrorRaised)]
     assert told[0].startswith("pictures come faster than they are read; some are lost (lost: ")
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 from pydantic import ValidationError
 from pydicom import dcmread, examples
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000,
     MPEG4HP41,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
@@ -343,12 +344,22 @@ def compressed(syntax: str) -> Change:
     return apply
 
 
+def coded(kind: str, size: tuple[int, int]) -> bytes:
+    """A black picture of (width, height)."""
+    data = io.BytesIO()
+    options = {"no_jp2": True} if kind == "JPEG2000" else {}
+    Image.new("L", size).save(data, kind, **options)
+    return data.getvalue()
+
+
 class TestFilesOfNoUse:
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
             (change(NumberOfFrames=1), "one frame, expected a cine, or a folder"),
-            (change(NumberOfFrames=None), "one frame"),
+            (change(NumberOfFrames=None), "holds one frame, expected"),
+            (change(NumberOfFrames=0), "holds 0 frames by its header, expected a cine"),
+            (change(NumberOfFrames=-3), "holds -3 frames by its header, expected a cine"),
             (change(NumberOfFrames=2**31 - 1), "claims .* pixels in all"),
             (change(Rows=65535, Columns=65535), "65535x65535"),
             (change(Rows=None), "no picture size"),
@@ -407,17 +418,41 @@ class TestFilesOfNoUse:
         with pytest.raises(SourceError, match="frame 3 of 3 does not decode"):
             source.read(fresh)
 
-    def test_a_compressed_bomb_is_not_shown(self, tmp_path: Path) -> None:
-        """The header says 16x16, the compressed frames 4000x4000."""
-        data = io.BytesIO()
-        Image.fromarray(np.zeros((4000, 4000), np.uint8)).save(data, "JPEG")
+    @pytest.mark.parametrize("bomb", [1, 2, 3])
+    @pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+    def test_a_compressed_bomb_is_not_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, bomb: int
+    ) -> None:
+        """The header says 16x16, one compressed frame 2000x1000."""
+        decoded: list[tuple[int, int]] = []
+        load = ImageFile.ImageFile.load
+
+        def noted(picture: ImageFile.ImageFile) -> Any:
+            decoded.append(picture.size)
+            return load(picture)
+
         ds = cine(ramp())
-        ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-        ds.PixelData = encapsulate([data.getvalue()] * 3)
+        ds.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if kind == "JPEG" else JPEG2000
+        frames = [coded(kind, (16, 16))] * 3
+        frames[bomb - 1] = coded(kind, (2000, 1000))
+        ds.PixelData = encapsulate(frames)
         ds["PixelData"].is_undefined_length = True
-        assert len(ds.PixelData) < 3 * 300_000
-        with pytest.raises(SourceError, match="source dicom: frame 1 of 3"):
-            opened(save(ds, tmp_path))
+        path = save(ds, tmp_path)
+        monkeypatch.setattr(ImageFile.ImageFile, "load", noted)
+        expected = rf"frame {bomb} of 3 is compressed with .* \(1000, 2000\), expected"
+        with pytest.raises(SourceError, match=expected):
+            read_all(opened(path))
+        assert set(decoded) == ({(16, 16)} if bomb > 1 else set())
+
+    def test_a_header_nested_a_thousand_deep(self, tmp_path: Path) -> None:
+        """In the sequence of regions, which is read; nothing ends the nesting."""
+        path = Path(save(cine(ramp()), tmp_path))
+        before, pixels, after = path.read_bytes().partition(b"\xe0\x7f\x10\x00")
+        assert pixels
+        item, nest = b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\x18\x00\x11\x60SQ\0\0\xff\xff\xff\xff"
+        path.write_bytes(before + (nest + item) * 1000 + pixels + after)
+        with pytest.raises(SourceError, match="source dicom: the DICOM header is damaged"):
+            opened(str(path))
 
     def test_without_a_preamble_it_is_none(self, tmp_path: Path) -> None:
         path = Path(save(cine(ramp()), tmp_path))

@@ -34,7 +34,25 @@ SHOWN = {
         "http://cam/video.cgi?user=***&pwd=***&fps=5"
     ),
     "rtsp://cam/user=CANARY_password=CANARY_channel=1.sdp": "rtsp://cam/user=***",
-    "rtsp://cam/stream;Password=CANARY/x": "rtsp://cam/stream;Password=***/x",
+    "rtsp://cam/stream;Password=CANARY/CANARY": "rtsp://cam/stream;Password=***",
+    "rtsp://cam/pass%77ord=CANARY/x": "rtsp://cam/***",
+    "rtsp://cam/password%3DCANARY?fps=5": "rtsp://cam/***?fps=5",
+    "rtsp://cam/channel=1_password=CANARY": "rtsp://cam/channel=***",
+    "rtsp://cam/trackID=1/x;channel=2": "rtsp://cam/trackID=1/x;channel=2",
+    "http://cam/s;jsessionid=CANARY?Channel=1": "http://cam/s;jsessionid=***?Channel=1",
+    "srt://h:8890?streamid=read:mystream:operator:CANARY&pkt_size=1316": (
+        "srt://h:8890?streamid=***&pkt_size=1316"
+    ),
+    "srt://h:8890?streamid=#!::r=live,u=CANARY,s=CANARY": "srt://h:8890?streamid=***#***",
+    "rtsp://cam/x?jwt=CANARY": "rtsp://cam/x?jwt=***",
+    "rtsp://cam/x?u=CANARY&p=CANARY": "rtsp://cam/x?u=***&p=***",
+    "http://cam/x?pw=CANARY;code=CANARY;hash=CANARY": "http://cam/x?pw=***;code=***;hash=***",
+    "http://cam/x?credential=CANARY==": "http://cam/x?credential=***",
+    "http://cam/x?pass%77ord=CANARY": "http://cam/x?***",
+    "http://cam/x?channel=1%26pwd=CANARY": "http://cam/x?channel=***",
+    "http://cam/x?password=S3/CANARY": "http://cam/x?password=***",
+    "http://cam/x?password=S3&CANARY#CANARY": "http://cam/x?password=***&***#***",
+    "http://cam/x?CANARY": "http://cam/x?***",
 }
 
 

@@ -46,6 +46,7 @@ _TURN_S: Final = 0.05
 _JOIN_S: Final = 0.1
 _WAITING: Final = 4
 """Decoded pictures that may wait for the reader; then the oldest is lost."""
+_DAMAGED: Final = "a picture is damaged; none is shown before the next keyframe"
 
 
 class Taker(Protocol):
@@ -69,9 +70,10 @@ class AvFeed:
     Pictures begin with a keyframe, and again with one after a picture of which something is
     missing, so that nothing is shown that only half arrived. Where FFmpeg looks at the stream to
     see what it is (no ``address.format``), what it read meanwhile is old, and decoded without being
-    shown (see `BurstWatch`). A reader that falls behind loses the oldest pictures, which is counted
-    and told (see `Troubles`). ``turns``: shared by all feeds of a source. ``taker`` None: pictures
-    are converted on the host.
+    shown (see `BurstWatch`). What is not shown is counted in ``troubles``: `damaged`, what does not
+    decode or only in part; `skipped`, what came while a keyframe was waited for, or is old; `lost`,
+    the oldest pictures of a reader that falls behind. ``turns`` and ``troubles``: shared by all
+    feeds of a source. ``taker`` None: pictures are converted on the host.
 
     A stream that stays later than ``max_lag_s`` is given up, for a new connection begins without
     the queue; None: nothing is late. ``monotonic_stamps``: time stamps are those of this machine's
@@ -84,6 +86,7 @@ class AvFeed:
         address: Address,
         limits: IoLimits,
         turns: threading.Semaphore,
+        troubles: Troubles,
         *,
         max_lag_s: float | None = None,
         roi: Region | None = None,
@@ -94,6 +97,7 @@ class AvFeed:
         self._address = address
         self._limits = limits
         self._turns = turns
+        self._troubles = troubles
         self._roi = roi
         self._taker = PictureWriter(source_id) if taker is None else taker
         self._times = PacketTimes(max_lag_s, monotonic_stamps)
@@ -106,8 +110,6 @@ class AvFeed:
         """Whether a packet came."""
         self.description: str | None = None
         """Codec, pixel format, matrix and range, once there was a picture."""
-        self.troubles = Troubles(source_id)
-        """Pictures that were `lost`, counted."""
         run = copy_context().run
         name = f"feed-{source_id}"
         self._thread = threading.Thread(target=run, args=(self._run,), name=name, daemon=True)
@@ -170,22 +172,29 @@ class AvFeed:
             self.answered = True
             self._burst.see(time.monotonic_ns(), sending_ns(packet))
             keyframe_seen |= packet.is_keyframe
-            if not keyframe_seen or not packet.size:
+            if not packet.size:
+                continue
+            if not keyframe_seen:
+                self._troubles.count("skipped")
                 continue
             self._times.note(packet)
             try:
                 pictures = packet.decode()
             except av.FFmpegError:
                 keyframe_seen = False
+                self._troubles.add("damaged", _DAMAGED)
                 continue
             for picture in pictures:
                 if picture.is_corrupt:
                     keyframe_seen = False
+                    self._troubles.add("damaged", _DAMAGED)
                     continue
                 if self.description is None:
                     self.description = f"{packet.stream.codec_context.name}, {described(picture)}"
                 if self._burst.is_over:
                     self._hand_over(picture)
+                else:
+                    self._troubles.count("skipped")
 
     def _hand_over(self, picture: VideoFrame) -> None:
         decoded = _Decoded(picture, self._times.of(picture))
@@ -198,4 +207,4 @@ class AvFeed:
                 self._decoded.popleft()
             self._changed.notify_all()
         if lost:
-            self.troubles.add("lost", "pictures come faster than they are read; some are lost")
+            self._troubles.add("lost", "pictures come faster than they are read; some are lost")

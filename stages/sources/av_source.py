@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.sources.live import LiveSource
 from stages.sources.live_section import LiveSection
+from stages.sources.troubles import Troubles
 
 if TYPE_CHECKING:
     from stages.sources.av_feed import AvFeed
@@ -22,6 +23,8 @@ class AvSource(LiveSource, ABC):
         from stages.sources.av_feed import TURNS
 
         super().__init__(config, self._dialled)
+        self.troubles = Troubles(config.source_id)
+        """Pictures that came and are not shown, counted (see `AvFeed`)."""
         self._turns = threading.Semaphore(TURNS)
         self._newest: AvFeed | SecondTry | None = None
 

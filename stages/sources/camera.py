@@ -115,6 +115,7 @@ class CameraSource(AvSource):
             self._device.address(config.options),
             IoLimits(config.connect_within_s, config.reconnect_after_s),
             self._turns,
+            self.troubles,
             roi=config.roi,
             taker=RawTaker(self.source_id, self._device.colours),
             monotonic_stamps=True,

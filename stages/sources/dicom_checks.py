@@ -40,7 +40,9 @@ def refuse(header: Dataset, name: str, *, allow_burned_in: bool, of_several: boo
             f"{name}: the file holds {count} frames, expected one in each file of a folder"
         )
     if count < 2 and not of_several:
-        raise SourceError(f"{name}: the file holds one frame, expected a cine, or a folder of such")
+        told = header.get("NumberOfFrames")
+        holds = "one frame" if told in (None, "", 1) else f"{told} frames by its header"
+        raise SourceError(f"{name}: the file holds {holds}, expected a cine, or a folder of such")
     total = int(header.Rows) * int(header.Columns) * count
     if total > _MAX_TOTAL_PIXELS:
         raise SourceError(

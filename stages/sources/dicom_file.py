@@ -23,6 +23,7 @@ from pydicom.uid import UID
 from stages.errors import SourceError
 from stages.sources.dicom_calibration import Calibration, calibrate, read_regions
 from stages.sources.dicom_checks import COLOUR, GREY, PALETTE, frame_count, refuse
+from stages.sources.dicom_coded import coded_sizes
 from stages.sources.dicom_grey import DisplayTable, grey_table, palette_table
 from stages.sources.dicom_timing import CineTiming, read_timing
 from stages.sources.limits import check_size
@@ -36,6 +37,10 @@ _HEADER: Final = (
     *(f"{c}PaletteColorLookupTable{part}" for c in ("Red", "Green", "Blue")
       for part in ("Descriptor", "Data")),
 )  # fmt: skip
+
+
+class _WrongSizeError(Exception):
+    """A compressed frame has another size than the file's header says."""
 
 
 class CineFile:
@@ -89,14 +94,14 @@ class CineFile:
 
         Raises `SourceError` naming the frame that does not decode.
         """
-        with open_unnamed(self._path) as file, closing(_decoded(file)) as decoded:
+        with closing(self._decoded()) as decoded:
             for number in range(1, self.count + 1):
                 yield self._decode(decoded, f"{self._name}: frame {number} of {self.count}")
 
     def frame(self, number: int) -> NDArray[Any]:
         """One of `frames`, 1 to `count`, without those before it."""
         where = f"{self._name}: frame {number} of {self.count}"
-        with open_unnamed(self._path) as file, closing(_decoded(file, (number - 1,))) as decoded:
+        with closing(self._decoded(number - 1)) as decoded:
             return self._decode(decoded, where)
 
     def calibration_of(self, number: int) -> Calibration:
@@ -110,9 +115,27 @@ class CineFile:
         else:
             self._table.write(frame, pixels)
 
+    def _decoded(self, index: int | None = None) -> Generator[NDArray[Any], None, None]:
+        """The frames as stored, or the one at ``index``; none is decoded that would be larger
+        than the file's header says."""
+        with (
+            open_unnamed(self._path) as sizes,
+            open_unnamed(self._path) as file,
+            closing(_as_rgb(file, None if index is None else (index,))) as frames,
+        ):
+            for size_hw in coded_sizes(sizes, self.count, index):
+                if size_hw not in (None, self.size_hw):
+                    raise _WrongSizeError(size_hw)
+                yield next(frames)
+
     def _decode(self, decoded: Iterator[NDArray[Any]], where: str) -> NDArray[Any]:
         try:
             frame = next(decoded)
+        except _WrongSizeError as error:
+            raise SourceError(
+                f"{where} is compressed with (height, width) {error}, expected {self.size_hw} as "
+                "in the header"
+            ) from None
         except AttributeError as error:
             raise SourceError(f"{self._name}: the file holds no pixel data") from error
         except Exception as error:  # each codec has its own errors; StopIteration too
@@ -161,9 +184,7 @@ def _stored(header: Dataset) -> str:
     return f"{header.Columns}x{header.Rows} {kind}"
 
 
-def _decoded(
-    file: BinaryIO, indices: tuple[int, ...] | None = None
-) -> Generator[NDArray[Any], None, None]:
+def _as_rgb(file: BinaryIO, indices: tuple[int, ...] | None) -> Generator[NDArray[Any], None, None]:
     """The frames as stored, but YBR as RGB, which is pydicom's default."""
     yield from iter_pixels(file, indices=indices)
 

@@ -104,6 +104,8 @@ class IgtlFeed:
             now_ns = time.monotonic_ns()
             # A picture that begins needs the room of the next one, which ends the waiting.
             arrival = self._pairing.take(now_ns, at_once=self._begins is not None)
+            if arrival is not None and (missing := self._pairing.missing(now_ns)) is not None:
+                self._troubles.add("no pose", missing)
             if arrival is not None or now_ns >= until_ns:
                 return arrival
 

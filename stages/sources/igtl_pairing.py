@@ -17,6 +17,9 @@ from stages.sources.region import placed
 from stages.window import Window
 
 _SAME: Final = 1e-3
+_UNHEARD_NS: Final = 1_000_000_000
+"""A tool that is not heard of for so long since the connection stands may be misspelt."""
+_NAMES: Final = 8  # of others that are told
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +47,9 @@ class Pairing:
     def __init__(self, pose_device: str | None, max_skew_ns: int, max_lag_s: float | None) -> None:
         self._pose_device = pose_device
         self._max_skew_ns = max_skew_ns
+        self._unheard = pose_device is not None
+        self._others: set[str] = set()
+        self._began_ns = 0
         self._poses = PoseTrack(max_skew_ns)
         self._lag = LagLimit(max_lag_s)
         self._complete: Complete | None = None
@@ -51,12 +57,27 @@ class Pairing:
 
     def begin(self, now_ns: int) -> None:
         """The connection stands (monotonic clock)."""
+        self._began_ns = now_ns
         self._poses.begin(now_ns)
 
     def add_pose(self, told: PoseTold, began_ns: int) -> None:
         """A transform came, of whatever device."""
         if told.header.device == self._pose_device:
+            self._unheard = False
             self._poses.add(Posed(told.header.unix_ns, began_ns, told.matrix))
+        elif len(self._others) < _NAMES:
+            self._others.add(told.header.device)
+
+    def missing(self, now_ns: int) -> str | None:
+        """Once, and after a while: that the ``pose_device`` was never heard of, and who was."""
+        if not self._unheard or now_ns - self._began_ns < _UNHEARD_NS:
+            return None
+        self._unheard = False
+        heard = ", ".join(map(repr, sorted(self._others))) or "none"
+        return (
+            f"pictures have no pose: no transform of pose_device {self._pose_device!r} came, "
+            f"those that did are of {heard}"
+        )
 
     def put(self, complete: Complete) -> None:
         """A picture came; the one before was taken."""

@@ -57,7 +57,7 @@ class RtspConfig(LiveSection):
     source_id: SourceId = "rtsp"
     url: StreamUrl
     """rtsp, rtsps, http, https, udp or srt. Credentials in it are used, and left out wherever it
-    is written, also from the run's copy of the configuration."""
+    is written, also from the run's copy of the configuration: `StreamUrl` says which."""
     username: str | None = Field(default=None, min_length=1, max_length=256)
     """Wins over the one in `url`."""
     password_env: _Variable | None = None
@@ -158,6 +158,7 @@ class RtspSource(AvSource):
                 config.connect_within_s, max(config.connect_within_s, config.reconnect_after_s)
             ),
             self._turns,
+            self.troubles,
             max_lag_s=config.max_lag_s,
             roi=config.roi,
             taker=taker,

@@ -16,9 +16,17 @@ _URL: Final = re.compile(
     r"(?P<scheme>[A-Za-z]+)://(?:(?P<userinfo>[^/?#]*)@)?"
     r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?(?P<rest>[/?#].*)?"
 )
-_SECRET: Final = re.compile(
-    r"((?:user|login|pass|pwd|token|key|auth|secret|sig|session)[a-z_.-]*=)[^&/?#]*", re.I
+_OPEN: Final = (
+    *("audio", "bitrate", "buffer_size", "camera", "ch", "channel", "codec", "compression"),
+    *("fifo_size", "fps", "framerate", "height", "latency", "localport", "mode", "pkt_size"),
+    *("profile", "proto", "protocol", "quality", "rate", "resolution", "stream", "streamprofile"),
+    *("subtype", "timeout", "track", "trackid", "transport", "transportmode", "ttl", "unicast"),
+    *("video", "videocodec", "width"),
 )
+"""Names of what is no secret, as cameras and FFmpeg call it; the value of every other is hidden."""
+_OPEN_VALUE: Final = re.compile(r"[\w.,:*-]{0,20}", re.ASCII)
+_NAME: Final = re.compile(r"[A-Za-z][\w.-]{0,31}", re.ASCII)
+_EQUALS: Final = re.compile("=|%3d", re.I)
 _EXPECTED: Final = (
     f"expected {'|'.join(SCHEMES)}://HOST[:PORT]/PATH; in a user's name or password, "
     "/ is written %2F, ? %3F and # %23"
@@ -27,7 +35,9 @@ _EXPECTED: Final = (
 
 class StreamUrl:
     """``SCHEME://[USER:PASSWORD@]HOST[:PORT]/PATH``; `str` leaves the credentials out, and so
-    does everything that is written: what follows ``password=`` and the like, too.
+    does everything that is written: user and password, and behind ``?``, ``#`` or a ``NAME=`` in
+    the path all but the values of a few names known to be no secret (``channel=1``). What else
+    stands in the path is shown.
 
     An ``@`` in the password may stand as it is. Raises ValueError, whose text quotes nothing of
     what was given, for what is no such address, and for one that was written with its
@@ -47,8 +57,8 @@ class StreamUrl:
             _refuse(f"port {match['port']}, expected 1 to 65535")
         if HIDDEN in text:
             _refuse(
-                "was written with its credentials left out, expected them in username and "
-                "password_env"
+                "was written with its credentials left out, expected all of it, or username and "
+                "password_env beside it"
             )
         self._port = f":{match['port']}" if match["port"] is not None else ""
         self._rest, self._userinfo = rest, match["userinfo"]
@@ -60,8 +70,7 @@ class StreamUrl:
 
     def __str__(self) -> str:
         user = f"{HIDDEN}@" if self._userinfo is not None else ""
-        rest = _SECRET.sub(rf"\g<1>{HIDDEN}", self._rest)
-        return f"{self.scheme}://{user}{self._host}{self._port}{rest}"
+        return f"{self.scheme}://{user}{self._host}{self._port}{_shown(self._rest)}"
 
     def __repr__(self) -> str:
         return f"StreamUrl({str(self)!r})"
@@ -89,6 +98,30 @@ class StreamUrl:
         return core_schema.no_info_plain_validator_function(
             _validated, serialization=core_schema.to_string_ser_schema()
         )
+
+
+def _shown(rest: str) -> str:
+    """Path, query and fragment without their secrets."""
+    begin = re.search(r"[?#]", rest)
+    path = rest if begin is None else rest[: begin.start()]
+    parts = re.split(r"([/;&])", path)
+    for place in range(0, len(parts), 2):
+        told = _told(parts[place]) if _EQUALS.search(parts[place]) else parts[place]
+        if told != parts[place]:
+            parts[place:] = [told]  # a password may hold a slash: the path ends here
+            break
+    query = re.split(r"([?#&;])", rest[len(path) :])
+    query[::2] = map(_told, query[::2])
+    return "".join(parts + query)
+
+
+def _told(part: str) -> str:
+    """``NAME=VALUE``, the value only where the name says that it is no secret; anything else is
+    hidden."""
+    name, _, value = part.partition("=")
+    if not part or (name.lower() in _OPEN and _OPEN_VALUE.fullmatch(value)):
+        return part
+    return f"{name}={HIDDEN}" if _NAME.fullmatch(name) and "=" in part else HIDDEN
 
 
 def _validated(value: object) -> StreamUrl:

@@ -213,6 +213,7 @@ class ZmqFrameSource(LiveSource):
 
     def __init__(self, config: ZmqFramesConfig) -> None:
         self.inbox = FrameInbox(config)
+        self.troubles = self.inbox.troubles
         self.endpoint = self.inbox.endpoint
         super().__init__(config, self.inbox.dial)
 
