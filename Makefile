@@ -13,9 +13,9 @@ BENCHES := quality detectors residency parity tracker_speed soak kpi_overhead sc
 demo: $(READY)
 	$(BIN)/maskstream run configs/demo.yaml --frames $(FRAMES)
 
-# Two processes with a thread each: most tests wait for others or use one core.
+# Three processes with a thread each for two cores: many tests wait for others.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 	    $(PYTEST_ARGS)
 
 lint: $(READY)

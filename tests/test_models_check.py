@@ -17,6 +17,7 @@ from tiny_sam3 import write_sam3
 from yolo_files import tiny_model, write_pt
 
 from pipeline.models.flaws import flaw_of
+from stages.detectors.yolo_network import import_ultralytics
 from stages.sam3_predictor import BPE
 
 Call = Callable[..., Outcome]
@@ -94,6 +95,17 @@ def test_a_file_of_weights_is_run(call_main: Call, tmp_path: Path, name: str) ->
 
 def test_a_file_of_ultralytics_is_run(call_main: Call, tmp_path: Path) -> None:
     path = write_pt(tmp_path / "best.pt", tiny_model())
+    told = call_main("models", "check", str(path), "--device", "cpu")
+    assert told.code == 0, told.stdout
+    assert "detector, next frame: " in told.stdout
+
+
+def test_it_is_also_where_ultralytics_declared_its_classes_safe(
+    call_main: Call, tmp_path: Path
+) -> None:
+    path = write_pt(tmp_path / "best.pt", tiny_model())
+    import_ultralytics().YOLO(str(path))  # which it does for the life of the process
+    assert torch.load(path, weights_only=True)
     told = call_main("models", "check", str(path), "--device", "cpu")
     assert told.code == 0, told.stdout
     assert "detector, next frame: " in told.stdout

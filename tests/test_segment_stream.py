@@ -446,7 +446,7 @@ class TestResidency:
         stream.tracks = guarded  # type: ignore[method-assign]
         tickets = []
         with listening() as heard:
-            for number in range(300):
+            for number in range(210):
                 packet = stream.step(BOXES[: number // 30 % 3], seed=number % 5)
                 if number % 7 == 0:
                     prompt = next_prompt(number // 7, ids(packet))

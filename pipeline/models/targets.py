@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
+from torch.nn import Module
 
 from pipeline.build import DETECTORS, FOLDER_KINDS, SEGMENTERS, sam2_model_of
 from pipeline.config import load_config
@@ -87,12 +88,14 @@ def _asked_of_yolo(path: Path) -> dict[str, object] | None:
                 told = file.metadata() or {}
             size = {} if "input_size" in told else {"input_size": _UNTOLD_SIZE}
             return {**asked, **size} if told.get("format") == WEIGHTS_FORMAT else None
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, OSError, ValueError):
         return None
     except Exception:  # torch raises a different class for each thing that it refuses
         return asked if path.suffix == ".pt" else None
-    return None
+    # Where ultralytics' classes were declared safe in this process, the module itself is there.
+    modules = isinstance(loaded, dict) and any(isinstance(one, Module) for one in loaded.values())
+    return asked if modules else None
 
 
 def _of_kind(place: ModelPlace, name: str) -> Target:
