@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyigtl
 from fastcrc.crc64 import ecma_182
 from numpy.typing import NDArray
+
+from stages.closing import Closing
 
 WAIT_S = 20.0
 
@@ -89,7 +90,7 @@ def _metadata(header: bytes, body: bytes) -> dict[str, str]:
     return found
 
 
-class Receiver:
+class Receiver(Closing):
     """A client that reads message by message; with `window` bytes it is soon a slow one."""
 
     def __init__(self, endpoint: str, window: int | None = None) -> None:
@@ -139,17 +140,6 @@ class Receiver:
 
     def close(self) -> None:
         self.socket.close()
-
-    def __enter__(self) -> Receiver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def address(endpoint: str) -> tuple[str, int]:

@@ -7,11 +7,12 @@ import signal
 import subprocess
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from stages.closing import Closing
 
 PYTHON = "/usr/bin/python3"
 SCRIPT = Path(__file__).parent / "rtsp_server.py"
@@ -51,7 +52,7 @@ def require_rtsp_server() -> None:
         pytest.skip(reason)
 
 
-class RtspServer:
+class RtspServer(Closing):
     """Serves colour bars at `url`; ``options`` are those of `rtsp_server.py`."""
 
     def __init__(self, port: int = 0, **options: object) -> None:
@@ -88,17 +89,6 @@ class RtspServer:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
-
-    def __enter__(self) -> RtspServer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def bars(pixels: NDArray[np.uint8]) -> tuple[str, ...]:

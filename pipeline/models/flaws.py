@@ -57,6 +57,8 @@ def _of_torch(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
+    # zipfile says NotImplementedError of a compression, and RuntimeError of a password, that no
+    # torch file has.
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         return f"truncated or not a torch file ({one_line(error)})"
     return f"its entry {damaged} does not match its check sum" if damaged is not None else None
